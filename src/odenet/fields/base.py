@@ -1,0 +1,109 @@
+"""The right-hand side f(t, y; p) of y' = f: what every field is and what it may offer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BadInput
+from ..types import Params, State, Time
+
+OFFERS = {
+    "separable": "y = (q, p) with q' = drift(t, p), p' = kick(t, q)",
+    "second_order": "y'' = f(t, y)",
+    "energy": "a function of y that the exact flow keeps",
+    "lipschitz": "an upper bound of the Lipschitz constant of f in y",
+    "lognorm": "an upper bound of the logarithmic 2-norm of df/dy",
+    "monotone": "<f(u) - f(v), u - v> <= -|f(u) - f(v)|^2 / c with c = lipschitz_bound",
+    "potential": "f = -grad Phi",
+    "exact": "the exact solution",
+}
+
+
+class Field(nn.Module, ABC):
+    """f(t, y; p) with its weights p passed in: the same field serves every step, any depth and any integrator.
+
+    A field holds no weights. `init` makes one set of them, `constrain` turns stored weights into effective ones (and
+    works on stacks of sets: leading axes are passed through), `forward` writes nothing.
+
+    offers:      subset of OFFERS; the methods below exist iff offered
+        separable      kick(t, q, p) = dp/dt,  drift(t, p_, p) = dq/dt
+        energy         energy(y, p) -> (B,)
+        lipschitz      lipschitz_bound(p) -> scalar;     lognorm: lognorm_bound(p) -> scalar
+        potential      potential(y, p) -> (B,);          exact: exact(t, y0) -> state
+    axis:        axis of features or channels; a separable state is split into halves along it
+    statistics:  names in `init` that are running statistics: never trained, refreshed by `calibrate`
+    dropout:     probability with which an entry of f is dropped for one knot interval in training
+    """
+
+    offers: frozenset[str] = frozenset()
+    axis: int = -1
+    statistics: frozenset[str] = frozenset()
+    dropout: float = 0.0
+
+    @abstractmethod
+    def init(self, generator: torch.Generator | None = None) -> Params:
+        """Names, shapes and initial values of one set of weights."""
+
+    @abstractmethod
+    def forward(self, t: Time, y: State, p: Params) -> State:
+        """f(t, y; p), the shape of y."""
+
+    def constrain(self, p: Params) -> Params:
+        """Effective weights from stored ones; the identity unless the field has a constraint."""
+        return p
+
+    def split(self, y: State) -> tuple[State, State]:
+        """The halves (q, p) of the state along `axis`."""
+        width = y.shape[self.axis]
+        if width % 2:
+            raise BadInput(f"{type(self).__name__} splits its state into two halves, but the state has width {width}.")
+        q, p = y.split(width // 2, dim=self.axis)
+        return q, p
+
+    def join(self, q: State, p: State) -> State:
+        """The state from its halves."""
+        return torch.cat((q, p), dim=self.axis)
+
+
+def normal(shape: tuple[int, ...], std: float, generator: torch.Generator | None) -> Tensor:
+    """Independent N(0, std^2) entries in the default dtype."""
+    return torch.randn(shape, generator=generator) * std
+
+
+class FirstOrder(Field):
+    """y'' = f(t, y) as the first-order system (y, v)' = (v, f): separable, state of twice the width."""
+
+    offers = frozenset({"separable"})
+
+    def __init__(self, field: Field) -> None:
+        super().__init__()
+        self.field = field
+        self.axis = field.axis
+        self.statistics = field.statistics
+        self.dropout = field.dropout
+        if "potential" in field.offers:
+            self.offers = self.offers | {"energy"}
+
+    def init(self, generator: torch.Generator | None = None) -> Params:
+        return self.field.init(generator)
+
+    def constrain(self, p: Params) -> Params:
+        return self.field.constrain(p)
+
+    def forward(self, t: Time, y: State, p: Params) -> State:
+        position, velocity = self.split(y)
+        return self.join(velocity, self.field(t, position, p))
+
+    def kick(self, t: Time, q: State, p: Params) -> State:
+        return self.field(t, q, p)
+
+    def drift(self, t: Time, velocity: State, p: Params) -> State:
+        return velocity
+
+    def energy(self, y: State, p: Params) -> Tensor:
+        """|v|^2/2 + Phi(y), kept by the exact flow while the weights do not vary with t; shape (B,)."""
+        position, velocity = self.split(y)
+        return 0.5 * (velocity**2).flatten(1).sum(1) + self.field.potential(position, p)  # type: ignore[operator]

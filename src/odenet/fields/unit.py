@@ -1,0 +1,101 @@
+"""The building block of layers: z = s(N(K y + V u + b)) with a constrained K, and its transpose K^T z."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import BadInput
+from ..types import Params
+from .activations import Activation
+from .base import normal
+from .constraints import Constraint
+from .maps import LinearMap
+
+NORMS = ("none", "batch", "tv")
+STATISTICS = ("mean", "var")
+
+# While a list is set here, batch norm uses batch statistics and appends (running mean, running variance, batch mean,
+# batch variance): how `calibrate` learns them without any forward pass writing into the network.
+observed: ContextVar[list[tuple[Tensor, Tensor, Tensor, Tensor]] | None] = ContextVar("observed", default=None)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """s(N(K y + V u + b)): names of its weights are K, b, V, scale, shift, mean, var, each followed by `tag`.
+
+    norm "batch" normalises over all axes but the features; "tv" divides by the root of the sum of squares over the
+    features at every sample and pixel (Ruthotto & Haber, eq. 9); both with a trainable scale and shift.
+    """
+
+    map: LinearMap
+    activation: Activation
+    constraint: Constraint
+    norm: str = "none"
+    inputs: int = 0
+    gain: float = 1.0
+    tag: str = ""
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise BadInput(f"norm {self.norm!r} is not known inside a field; write one of {', '.join(NORMS)}.")
+
+    @property
+    def statistics(self) -> frozenset[str]:
+        return frozenset(s + self.tag for s in STATISTICS) if self.norm == "batch" else frozenset()
+
+    def init(self, generator: torch.Generator | None) -> Params:
+        """K ~ N(0, gain^2/fan_in), b = 0, V ~ N(0, 1/inputs), scale 1, shift 0."""
+        rows, tag = self.map.rows, self.tag
+        p = {"K" + tag: normal(self.map.shape, self.gain * self.map.fan_in**-0.5, generator)}
+        p["b" + tag] = torch.zeros(rows)
+        if self.inputs:
+            p["V" + tag] = normal((rows, self.inputs), self.inputs**-0.5, generator)
+        if self.norm != "none":
+            p |= {"scale" + tag: torch.ones(rows), "shift" + tag: torch.zeros(rows)}
+        if self.norm == "batch":
+            p |= {"mean" + tag: torch.zeros(rows), "var" + tag: torch.ones(rows)}
+        return p
+
+    def constrain(self, p: Params) -> Params:
+        return {**p, "K" + self.tag: self.constraint.apply(p["K" + self.tag], self.map)}
+
+    def __call__(self, y: Tensor, p: Params, training: bool) -> Tensor:
+        """s(N(K y + V u + b))."""
+        tag, spread = self.tag, self.map.spread
+        if self.map.axis == -1 and not self.inputs and self.norm == "none":
+            return self.activation.f(torch.nn.functional.linear(y, p["K" + tag], p["b" + tag]))
+        z = self.map.apply(p["K" + tag], y) + spread(p["b" + tag])
+        if self.inputs:
+            z = z + torch.nn.functional.linear(p["u"], p["V" + tag])
+        if self.norm == "batch":
+            z = self._batch_norm(z, p, training)
+        elif self.norm == "tv":
+            z = z * torch.rsqrt((z * z).sum(self.map.axis, keepdim=True) + 1e-3)
+        if self.norm != "none":
+            z = z * spread(p["scale" + tag]) + spread(p["shift" + tag])
+        return self.activation.f(z)
+
+    def transpose(self, z: Tensor, p: Params) -> Tensor:
+        """K^T z."""
+        return self.map.transpose(p["K" + self.tag], z)
+
+    def potential(self, y: Tensor, p: Params) -> Tensor:
+        """1^T P(K y + b), P' = s, summed over all but the batch: its gradient in y is K^T s(K y + b)."""
+        z = self.map.apply(p["K" + self.tag], y) + self.map.spread(p["b" + self.tag])
+        return self.activation.primitive(z).flatten(1).sum(1)  # type: ignore[misc]
+
+    def _batch_norm(self, z: Tensor, p: Params, training: bool) -> Tensor:
+        spread = self.map.spread
+        mean, var = p["mean" + self.tag], p["var" + self.tag]
+        watch = observed.get()
+        if training or watch is not None:
+            axes = [a for a in range(z.dim()) if a != self.map.axis % z.dim()]
+            batch_var, batch_mean = torch.var_mean(z, dim=axes, correction=0)
+            if watch is not None:
+                watch.append((mean, var, batch_mean.detach(), batch_var.detach()))
+            mean, var = batch_mean, batch_var
+        return (z - spread(mean)) * torch.rsqrt(spread(var) + 1e-5)

@@ -1,0 +1,27 @@
+"""Marching a field through depth: flows, chains of them, their gradients, and solving initial value problems."""
+
+from __future__ import annotations
+
+from .chain import Chain, Transfer
+from .gradient import GRADIENTS, Gradient
+from .march import March
+from .module import Flow, check_pair
+from .solution import Solution
+from .solve import solve
+from .statistics import calibrate
+from .sweep import Sweep, sweep
+
+__all__ = [
+    "GRADIENTS",
+    "Chain",
+    "Flow",
+    "Gradient",
+    "March",
+    "Solution",
+    "Sweep",
+    "Transfer",
+    "calibrate",
+    "check_pair",
+    "solve",
+    "sweep",
+]

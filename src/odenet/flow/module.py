@@ -1,0 +1,310 @@
+"""Flow = field x integrator x depth x gradient: the network layer that is a discretised differential equation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import depth as depths
+from .. import integrators
+from ..depth import Depth, PerStep, Shared
+from ..errors import BadInput, Incompatible, SolveFailed
+from ..fields import Field, FirstOrder, wrap
+from ..integrators import Integrator
+from ..types import Params, State
+from . import gradient as gradients
+from .gradient import Gradient
+from .march import COEF, MASK, March, Record, Tolerance
+
+_REMEDY = {
+    "separable": ("fields.SeparableHamiltonian(...)", "rk4"),
+    "second_order": ("fields.SecondOrder(...)", "rk4"),
+}
+
+
+def check_pair(field: Field, integrator: Integrator) -> Field:
+    """The field as this integrator takes it; raises Incompatible where it cannot.
+
+    A second-order field under a method for first-order systems becomes (y, v)' = (v, f).
+    """
+    offered = field.offers
+    if "second_order" in offered and "second_order" not in integrator.needs:
+        field = FirstOrder(field)
+    missing = sorted(integrator.needs - field.offers)
+    if missing:
+        what, instead = _REMEDY[missing[0]]
+        raise Incompatible(
+            f"{integrator.name!r} needs a {missing[0].replace('_', '-')} field; {type(field).__name__} offers "
+            f"{', '.join(sorted(offered)) or 'none'}. Use {what} or integrator={instead!r}."
+        )
+    return field
+
+
+class Flow(nn.Module):
+    """y(t_0) -> y(t_N) of y' = f(t, y; theta(t)), stepped by an integrator: one nn.Module, four independent choices.
+
+    field:       a Field, or any callable or nn.Module f(t, y) or f(y)
+    integrator:  name, coefficients or Integrator
+    depth:       how weights vary: a Depth, "per_step" (default), "piecewise_linear", "shared", or a mapping by weight
+    span:        (t_0, t_N); h = (t_N - t_0)/(steps * substeps)
+    steps:       knot intervals N, each with weights of its own under "per_step"
+    substeps:    integrator steps per knot interval (fixed-step methods)
+    gradient:    "autograd", "checkpoint", "discrete" or "reversible"
+    rtol, atol:  tolerances of an adaptive integrator, which then lands on the knots; with `substeps` it steps fixed
+    init:        "iid": every set of weights drawn afresh; "constant": one draw for all depths (an ODE limit exists)
+    seed:        of the initial weights
+
+    y (B, D) -> (B, D), images (B, C, H, W) likewise; controls are given by name, `flow(y, u=u)` with u (N, B, inputs).
+    Raises Incompatible for a pair that cannot work (at construction), BadInput for numbers that cannot be right.
+    """
+
+    def __init__(
+        self,
+        field: Field | Callable[..., Tensor],
+        integrator: str | Integrator | Any = "euler",
+        *,
+        depth: Depth | str | Mapping[str, Depth | str] | None = None,
+        span: tuple[float, float] = (0.0, 1.0),
+        steps: int = 16,
+        substeps: int | None = None,
+        gradient: str | Gradient = "autograd",
+        rtol: float = 1e-6,
+        atol: float = 1e-8,
+        max_steps: int | None = 10_000,
+        init: str = "iid",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.span = _span(span)
+        self.steps = _positive("steps", steps)
+        self.field = wrap(field)
+        self.gradient = gradients.resolve(gradient)
+        if init not in ("iid", "constant"):
+            raise BadInput(f"init {init!r} is not known; write 'iid' (a draw per depth) or 'constant' (one draw).")
+        if not (rtol > 0 and atol > 0):
+            raise BadInput(f"tolerances are positive, got rtol={rtol}, atol={atol}.")
+        self._limits = Tolerance(rtol, atol, max_steps)
+        self._build(integrator, substeps)
+        generator = torch.Generator().manual_seed(seed)
+        self.module = self._borrowed(depth)
+        first = {} if self.module is not None else self.field.init(generator)
+        given = getattr(self.field, "unit", None)
+        controls = ["u"] if getattr(given, "inputs", 0) else []
+        self.depths = depths.resolve(depth, first)
+        draws = {name: [c] for name, c in first.items()}
+        for _ in range(max((d.count(self.steps) for d in self.depths.values()), default=1) - 1):
+            for name, c in (self.field.init(generator) if init == "iid" else first).items():
+                draws[name].append(c)
+        self.weights = nn.ParameterDict()
+        for name, c in draws.items():
+            if name in self.field.statistics:
+                if not isinstance(self.depths[name], Shared):
+                    self.depths[name] = PerStep()
+                self.register_buffer(f"stat_{name}", torch.stack(c[: self.depths[name].count(self.steps)]))
+            else:
+                self.weights[name] = nn.Parameter(torch.stack(c[: self.depths[name].count(self.steps)]))
+        self.coefficients = nn.ParameterDict(self.integrator.coefficients(self.steps, generator) or {})
+        self.controls = tuple(controls)
+        self._march()
+
+    # ---- construction --------------------------------------------------------------------------------------------
+
+    def _build(self, integrator: Any, substeps: int | None) -> None:
+        self.integrator = integrators.resolve(integrator)
+        self.substeps = 1 if substeps is None else _positive("substeps", substeps)
+        self.adaptive = self.integrator.adaptive and substeps is None
+        self._lifted = (check_pair(self.field, self.integrator),)  # a tuple: not a module of its own
+
+    def _march(self) -> None:
+        depth = {**self.depths, MASK: PerStep(), **{COEF + k: PerStep() for k in self.coefficients}}
+        depth |= dict.fromkeys(self.controls, PerStep())
+        if self.module is not None:
+            depth |= {k: Shared() for k in self.field.init()}
+        constant = all(isinstance(d, Shared) for d in self.depths.values())
+        self.march = March(
+            self._stepped,
+            self.integrator,
+            depth,
+            self.knots,
+            self.substeps,
+            self._limits if self.adaptive else None,
+            restart=not constant and self.substeps > self.integrator.history > 0,
+        )
+        self.gradient.check(self.march)
+
+    def _borrowed(self, depth: Any) -> nn.Module | None:
+        """A wrapped module that keeps its own weights, because they are shared by all depths."""
+        module = getattr(self.field, "module", None)
+        shared = depth == "shared" or isinstance(depth, Shared)
+        return module if shared and isinstance(module, nn.Module) else None
+
+    def with_integrator(self, integrator: str | Integrator | Any, steps: int | None = None) -> Flow:
+        """The same field and the same weights (shared, not copied) under another integrator.
+
+        steps: total steps, a multiple of the knot intervals; the weight pieces stay. None: one step per interval, or
+        adaptive steps where the method has an error estimate. Raises BadInput for steps that are no multiple.
+        """
+        if steps is not None and (_positive("steps", steps) % self.steps):
+            raise BadInput(
+                f"this flow has {self.steps} knot intervals with weights of their own, and steps={steps} is no multiple "
+                f"of them; write steps={self.steps} or steps={2 * self.steps}."
+            )
+        twin = Flow.__new__(Flow)
+        nn.Module.__init__(twin)
+        for name in ("span", "steps", "field", "gradient", "_limits", "module", "depths", "weights", "controls"):
+            setattr(twin, name, getattr(self, name))
+        for name, buffer in self.named_buffers(recurse=False):
+            twin.register_buffer(name, buffer)
+        twin._build(integrator, None if steps is None else steps // self.steps)
+        same = twin.integrator.learnable.keys() == self.integrator.learnable.keys()
+        fresh = twin.integrator.coefficients(self.steps, torch.Generator().manual_seed(0)) or {}
+        twin.coefficients = self.coefficients if same else nn.ParameterDict(fresh)
+        if twin.gradient.name == "reversible" and not twin.integrator.reversible:
+            twin.gradient = gradients.resolve("autograd")
+        twin._march()
+        return twin.train(self.training)
+
+    @property
+    def _stepped(self) -> Field:
+        return self._lifted[0]
+
+    # ---- what it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def knots(self) -> tuple[float, ...]:
+        """t_0, ..., t_N, equidistant."""
+        a, b = self.span
+        return tuple(a + (b - a) * n / self.steps for n in range(self.steps)) + (b,)
+
+    @property
+    def h(self) -> float:
+        """Step size of a fixed-step flow."""
+        return (self.span[1] - self.span[0]) / (self.steps * self.substeps)
+
+    def theta(self, y: State | None = None, **controls: Tensor) -> Params:
+        """All that varies with depth, effective (constraints applied): weights, statistics, coefficients, controls, and
+        in training a fresh dropout mask for the shape of y."""
+        stored: Params = dict(self.weights.items())
+        stored |= {name[5:]: buffer for name, buffer in self.named_buffers(recurse=False)}
+        theta = self.field.constrain(stored) if stored else {}
+        if self.module is not None and self.gradient.name != "autograd":
+            own = dict(self.module.named_parameters())
+            theta = {k.replace(".", "/"): v.unsqueeze(0) for k, v in own.items()}
+        theta |= {COEF + name: c for name, c in self.coefficients.items()}
+        theta |= self._checked(controls)
+        if self.training and self.field.dropout and y is not None:
+            keep = 1.0 - self.field.dropout
+            mask = torch.empty(self.steps, *y.shape, dtype=y.dtype, device=y.device).bernoulli_(keep)
+            theta[MASK] = mask / keep
+        return theta
+
+    def _checked(self, controls: dict[str, Tensor]) -> dict[str, Tensor]:
+        if set(controls) != set(self.controls):
+            raise BadInput(
+                f"this flow takes the controls {list(self.controls) or 'none'}, but was given {sorted(controls) or 'none'}"
+                "; a control is declared by the field (inputs=) and given by name, flow(y, u=u)."
+            )
+        for name, u in controls.items():
+            if u.shape[0] != self.steps:
+                raise BadInput(
+                    f"control {name!r} has {u.shape[0]} entries on its first axis, but the flow has {self.steps} knot "
+                    "intervals; give it as (N, B, inputs)."
+                )
+        return controls
+
+    # ---- running -------------------------------------------------------------------------------------------------
+
+    def lift(self, y: State) -> State:
+        """The state that is stepped: y itself, or (y, v = 0) for a second-order field under a first-order method."""
+        if self._stepped is self.field:
+            return y
+        return self._stepped.join(y, torch.zeros_like(y))
+
+    def lower(self, state: State, stacked: int = 0) -> State:
+        """y from the stepped state; `stacked` leading axes beside those of y."""
+        if self._stepped is self.field:
+            return state
+        axis = self.field.axis if self.field.axis < 0 else self.field.axis + stacked
+        return state.narrow(axis, 0, state.shape[axis] // 2)
+
+    def _run(self, y: State, save: bool, controls: dict[str, Tensor]) -> tuple[State, Record]:
+        if not isinstance(y, Tensor) or not (y.is_floating_point() or y.is_complex()):
+            given = y.dtype if isinstance(y, Tensor) else type(y).__name__
+            raise BadInput(f"a flow takes a tensor of floating-point numbers, got {given}; write y.float().")
+        width = getattr(self.field, "dim", None)
+        if width is not None and (y.dim() <= self.field.axis or y.shape[self.field.axis] != width):
+            raise BadInput(
+                f"the field {type(self.field).__name__} has width {width}, but y has shape {tuple(y.shape)}; its axis "
+                f"{self.field.axis} must have length {width}."
+            )
+        y = self.lift(y)
+        record = Record()
+        out = self.gradient(self.march, y, self.theta(y, **controls), save=save, record=record)
+        if record.status:
+            raise SolveFailed(
+                f"{self.integrator.name!r} stopped in a flow of {type(self.field).__name__} at t = {record.t:.6g} with "
+                f"h = {record.h:.3g} ({record.status}); use fixed steps (substeps=), a larger rtol, or smaller weights."
+            )
+        return out, record
+
+    def forward(self, y: State, **controls: Tensor) -> State:
+        """y(t_N)."""
+        return self.lower(self._run(y, False, controls)[0])
+
+    def trajectory(self, y: State, *, full: bool = False, **controls: Tensor) -> State:
+        """States at all knots, (N + 1, *y.shape); `full` keeps the velocity of a lifted second-order field."""
+        states = self._run(y, True, controls)[0]
+        return states if full else self.lower(states, stacked=1)
+
+    def nfe(self, y: State, **controls: Tensor) -> int:
+        """Field evaluations of one forward pass."""
+        with torch.no_grad():
+            return self._run(y, False, controls)[1].nfe
+
+    def layers(self) -> list[Callable[[Any], Any]]:
+        """One callable per knot interval on the stepped state; a multistep method's state is (y, *memory)."""
+        if self.controls:
+            raise BadInput("a flow with controls has no layers of its own; the control is data of each interval.")
+        return [lambda state, n=n: self.interval(n, state) for n in range(self.steps)]
+
+    def interval(self, n: int, state: Any) -> Any:
+        """Advance over knot interval n (fixed steps), differentiable in the state and the weights."""
+        stored = {**self.weights, **{name[5:]: b for name, b in self.named_buffers(recurse=False)}}
+        local = {name: c[list(self.march.depths[name].support(n))] for name, c in stored.items()}
+        piece = {name: c.unbind(0) for name, c in (self.field.constrain(local) if local else {}).items()}
+        piece |= {COEF + name: (c[n],) for name, c in self.coefficients.items()}
+        y, carry = (state[0], tuple(state[1:])) if isinstance(state, tuple) else (state, ())
+        y, carry = self.march.over(n, piece, y, carry)
+        return (y, *carry) if self.integrator.history else y
+
+    def penalty(self, kind: str = "h1") -> Tensor:
+        """Sum over the weights of their depth penalty (see `Depth.penalty`)."""
+        terms = [self.depths[k].penalty(c, kind, self.knots) for k, c in self.weights.items()]  # type: ignore[arg-type]
+        return torch.stack(terms).sum() if terms else torch.zeros(())
+
+    def extra_repr(self) -> str:
+        kinds = sorted({type(d).__name__ for d in self.depths.values()}) or ["Shared"]
+        pace = f"rtol={self._limits.rtol:g}" if self.adaptive else f"h={self.h:g}"
+        return (
+            f"integrator={self.integrator.name!r}, depth={'+'.join(kinds)}, span={self.span}, steps={self.steps}, "
+            f"{pace}, gradient={self.gradient.name!r}"
+        )
+
+
+def _positive(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise BadInput(f"{name} is a positive whole number, got {value!r}; write {name}=16, for instance.")
+    return value
+
+
+def _span(span: Any) -> tuple[float, float]:
+    try:
+        a, b = (float(v) for v in span)
+    except (TypeError, ValueError):
+        raise BadInput(f"span is a pair of times such as (0.0, 1.0), got {span!r}.") from None
+    if not (b - a) * (b - a) > 0.0 or b - a in (float("inf"), float("-inf")):
+        raise BadInput(f"span has two different finite times, got ({a}, {b}).")
+    return a, b

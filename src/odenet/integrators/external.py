@@ -1,0 +1,93 @@
+"""torchdiffeq's methods as integrators `torchdiffeq:<method>`, for comparison and as a back end.
+
+Its fixed-step methods take one step of size h. Its adaptive ones cross [t, t + h] under their own error
+control; their stated order is that of a single step, seen with the tolerances opened wide. Left out:
+explicit_adams, implicit_adams and fixed_adams, whose history does not outlive one call (stepwise they are
+their Runge-Kutta starter), and scipy_solver, which cuts the gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..types import Carry, Params, State, Step, Time
+from .base import Facts, Integrator, facts_of, verify
+from .observe import confirm_order, declared_facts
+from .registration import INTEGRATORS, admit
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What torchdiffeq's documentation says of a method."""
+
+    order: int
+    stages: int
+    controls_error: bool = False
+
+
+METHODS: dict[str, Declared] = {
+    "euler": Declared(1, 1),
+    "midpoint": Declared(2, 2),
+    "heun2": Declared(2, 2),
+    "heun3": Declared(3, 3),
+    "rk4": Declared(4, 4),
+    "adaptive_heun": Declared(2, 2, True),
+    "fehlberg2": Declared(2, 3, True),
+    "bosh3": Declared(3, 4, True),
+    "dopri5": Declared(5, 7, True),
+    "dopri8": Declared(8, 14, True),
+}
+
+
+class External(Integrator):
+    """One call of torchdiffeq.odeint per step.
+
+    rtol, atol: of the methods that control their error; stages counts one step of theirs
+    single:     make such a method take exactly one step of size h, whatever its error
+    """
+
+    cite = "torchdiffeq"
+    when = "To compare with torchdiffeq inside the same network or solve."
+
+    def __init__(self, method: str, rtol: float = 1e-7, atol: float = 1e-9, single: bool = False) -> None:
+        self.method, self.rtol, self.atol, self.single = method, rtol, atol, single
+        self.declared = METHODS[method]
+        self.order, self.stages = self.declared.order, self.declared.stages
+
+    def step(self, f: Any, t: Time, y: State, h: Time, carry: Carry, coef: Params | None) -> Step:
+        """From t to t + h."""
+        from torchdiffeq import odeint
+
+        start = torch.as_tensor(t, dtype=torch.float64, device=y.device)
+        grid = torch.stack((start, start + h))
+        if self.single and self.declared.controls_error:
+            size = abs(float(grid[1] - grid[0]))
+            options = {"first_step": size, "max_num_steps": 1}
+            solution = odeint(f, y, grid, rtol=1e12, atol=1e12, method=self.method, options=options)
+        else:
+            solution = odeint(f, y, grid, rtol=self.rtol, atol=self.atol, method=self.method)
+        assert isinstance(solution, Tensor)
+        return Step(solution[-1], None, ())
+
+
+@verify.register
+def _(integrator: External) -> None:
+    confirm_order(External(integrator.method, single=True))
+
+
+@facts_of.register
+def _(integrator: External) -> Facts:
+    if (
+        integrator.declared.controls_error
+    ):  # an interval of h means nothing where the method chooses its own steps
+        return Facts(order=integrator.order, stages=integrator.stages)
+    return declared_facts(integrator)
+
+
+INTEGRATORS.family(
+    "torchdiffeq", lambda: METHODS, lambda method: admit(f"torchdiffeq:{method}", External(method))
+)

@@ -1,0 +1,154 @@
+"""Named architectures on vectors, each one line over Flow: opening -> Flow(field, integrator, depth) -> head.
+
+All take the same words. `dim_in`, `dim_out`, `width`; `steps` knot intervals over `span`, so h = span/steps;
+`integrator`, `depth`, `gradient`, `activation`, `seed`; `opening` "linear" (a linear map to `width`) or "pad" (zeros
+appended, for data of few dimensions). Further words go to the field (`norm=`, `dropout=`, `hidden=`, `gain=`, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from ..errors import BadInput
+from ..fields import (
+    Antisymmetric,
+    Field,
+    Free,
+    HamiltonianJ,
+    Parabolic,
+    SecondOrder,
+    SeparableHamiltonian,
+)
+from ..flow import Chain, Flow
+from ..integrators import TwoStep
+from .base import net
+from .transfer import Pad
+
+
+def compose(
+    field: Callable[..., Field],
+    dim_in: int,
+    dim_out: int,
+    width: int,
+    steps: int,
+    integrator: Any,
+    depth: Any,
+    gradient: str,
+    activation: str,
+    span: tuple[float, float],
+    seed: int,
+    opening: str = "linear",
+    init: str = "iid",
+    substeps: int | None = None,
+    **options: Any,
+) -> Chain:
+    """opening(dim_in -> width), Flow, head(width -> dim_out)."""
+    for name, value in (("dim_in", dim_in), ("dim_out", dim_out), ("width", width)):
+        if not isinstance(value, int) or value < 1:
+            raise BadInput(f"{name} is a positive whole number, got {value!r}; write {name}=64, for instance.")
+    if opening not in ("linear", "pad"):
+        raise BadInput(f"opening {opening!r} is not known; write 'linear' or 'pad'.")
+    first = nn.Linear(dim_in, width) if opening == "linear" else Pad(dim_in, width)
+    flow = Flow(
+        field(width, activation=activation, **options),
+        integrator,
+        depth=depth,
+        span=span,
+        steps=steps,
+        substeps=substeps,
+        gradient=gradient,
+        init=init,
+        seed=seed,
+    )
+    return Chain(first, flow, nn.Linear(width, dim_out))
+
+
+def dense(
+    name: str, field: Callable[..., Field], integrators: tuple[str, ...], cite: str, about: str, *, scheme: Any = None
+) -> Callable[..., nn.Module]:
+    """Register the net `name`: a field, its default integrator (the first named, or `scheme`), and its reference."""
+
+    def build(
+        dim_in: int,
+        dim_out: int,
+        width: int = 64,
+        steps: int = 16,
+        integrator: Any = None,
+        depth: Any = None,
+        gradient: str = "autograd",
+        activation: str = "tanh",
+        span: tuple[float, float] = (0.0, 1.0),
+        seed: int = 0,
+        **options: Any,
+    ) -> nn.Module:
+        chosen = (integrators[0] if scheme is None else scheme) if integrator is None else integrator
+        return compose(
+            field, dim_in, dim_out, width, steps, chosen, depth, gradient, activation, tuple(span), seed, **options
+        )
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = about
+    return net(kind="ode", cite=cite, integrators=integrators)(build)
+
+
+_GENERAL = ("euler", "midpoint", "rk4")
+_SEPARABLE = ("symplectic_euler", "verlet", "rk4")
+
+resnet = dense(
+    "resnet", Free, _GENERAL, "He et al. 2016; Haber & Ruthotto 2017 (arXiv 1705.03341)",
+    "y' = s(K y + b) under forward Euler: the residual network. The plain choice, and the one to beat.",
+)  # fmt: skip
+antisymmetric = dense(
+    "antisymmetric", Antisymmetric, ("rk4", "euler", "ab3"), "Haber & Ruthotto 2017 (arXiv 1705.03341), section 4",
+    "y' = s((W - W^T - gamma I) y + b). Signals neither die nor grow, if the integrator is stable near the imaginary "
+    "axis: the default is rk4, because forward Euler amplifies here for every h unless gamma is large.",
+)  # fmt: skip
+midpoint = dense(
+    "midpoint", Antisymmetric, ("two_step_midpoint",), "Chang et al. 2018 (arXiv 1709.03698)",
+    "Antisymmetric field under y_{n+1} = y_{n-1} + 2 h f(y_n): reversible, stable for h omega <= 1.",
+)  # fmt: skip
+hamiltonian = dense(
+    "hamiltonian", SeparableHamiltonian, _SEPARABLE[1:2] + _SEPARABLE[:1] + _SEPARABLE[2:],
+    "Chang et al. 2018 (arXiv 1709.03698)",
+    "Two-layer Hamiltonian net: reversible, gradients cannot vanish. The choice for great depth at fixed memory "
+    "(gradient='reversible'). As published it is integrator='symplectic_euler'.",
+)  # fmt: skip
+hamiltonian_one_layer = dense(
+    "hamiltonian_one_layer", lambda width, **o: SeparableHamiltonian(width, layers=1, **o),
+    _SEPARABLE[1:2] + _SEPARABLE[:1] + _SEPARABLE[2:], "Haber & Ruthotto 2017 (arXiv 1705.03341)",
+    "q' = s(K p + b), p' = -s(K^T q + b): half the weights of the two-layer form, reversible.",
+)  # fmt: skip
+hamiltonian_j = dense(
+    "hamiltonian_j", HamiltonianJ, _GENERAL, "Galimberti et al. 2023 (arXiv 2105.13205), H1",
+    "y' = J K^T s(K y + b) under forward Euler: Hamiltonian in continuous time, not symplectic as published.",
+)  # fmt: skip
+hamiltonian_h2 = dense(
+    "hamiltonian_h2", lambda width, **o: HamiltonianJ(width, form="h2", **o), _SEPARABLE,
+    "Galimberti et al. 2023 (arXiv 2105.13205), H2",
+    "The same with K = blockdiag(K_q, K_p) under symplectic Euler: |dy_N/dy_j| >= 1 at every depth.",
+)  # fmt: skip
+parabolic = dense(
+    "parabolic", Parabolic, _GENERAL, "Ruthotto & Haber 2020 (arXiv 1804.04272), eq. 8",
+    "y' = -K^T s(K y + b): non-expansive for h |K|^2 <= 2. The choice for noisy inputs.",
+)  # fmt: skip
+second_order = dense(
+    "second_order", SecondOrder, ("verlet", "leapfrog", "rk4"), "Ruthotto & Haber 2020 (arXiv 1804.04272), eq. 11",
+    "y'' = -K^T s(K y + b), y'(0) = 0, as a system (y, v) under verlet: transports features instead of damping them.",
+)  # fmt: skip
+leapfrog = dense(
+    "leapfrog", SecondOrder, ("leapfrog",), "Chang et al. 2018 (arXiv 1709.03698); Haber & Ruthotto 2017",
+    "y_{n+1} = 2 y_n - y_{n-1} - h^2 K^T s(K y_n + b), y_{-1} = y_0: the second-order net as published, reversible.",
+    scheme=TwoStep(-1.0, gain=1.0, power=2, start="paper"),
+)  # fmt: skip
+lm_resnet = dense(
+    "lm_resnet", Free, ("lm",), "Lu et al. 2018 (arXiv 1710.10121)",
+    "y_{n+1} = (1 - k_n) y_n + k_n y_{n-1} + h s(K y_n + b) with learned k_n: a residual net with one number more per "
+    "layer.",
+)  # fmt: skip
+momentum = dense(
+    "momentum", Free, ("momentum",), "Sander et al. 2021 (arXiv 2102.07870)",
+    "v <- gamma v + (1 - gamma) h s(K y + b), y <- y + v, gamma = 0.9: reversible without changing the layer.",
+)  # fmt: skip

@@ -1,0 +1,158 @@
+"""Where a method does not amplify y' = lambda y, and the largest step that keeps given eigenvalues there.
+
+z = h lambda is the eigenvalue scaled by the step. Methods for separable or second-order systems are tested on a pair of
+modes +z and -z at once (an oscillator for imaginary z), so of their eigenvalues only the growing one of a pair counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import integrators
+from ..errors import BadInput
+from ..integrators import Integrator
+
+# growth per step that counts as none: after 1000 steps it is a tenth of a per cent
+NEUTRAL = 1e-6
+# the same for the boundary, per unit of |z|: small enough that euler has no interval on the imaginary axis
+_SHARP = 1e-9
+_FARTHEST = 1e3
+_RATIO = 1.02
+_CANDIDATES = 32
+
+
+@dataclass(frozen=True)
+class Region:
+    """|amplification| on a grid: `re` (M,), `im` (K,), `growth` (M, K); stable where it is at most 1."""
+
+    re: Tensor
+    im: Tensor
+    growth: Tensor
+
+
+def stability_region(
+    integrator: Any,
+    box: tuple[float, float, float, float] = (-5.0, 2.0, -4.0, 4.0),
+    points: int = 201,
+    coef: Mapping[str, Any] | None = None,
+) -> Region:
+    """|amplification(z)| for z in the box (re_min, re_max, im_min, im_max), `points` to a side.
+
+    Choose it to draw the region. Raises BadInput for an empty box.
+    """
+    a, b, c, d = box
+    if not (a < b and c < d) or points < 2:
+        raise BadInput(f"a box is (re_min, re_max, im_min, im_max) with two points a side or more, got {box}, {points}.")
+    re, im = torch.linspace(a, b, points, dtype=torch.float64), torch.linspace(c, d, points, dtype=torch.float64)
+    z = torch.complex(*torch.meshgrid(re, im, indexing="ij"))
+    return Region(re, im, growth(integrator, z, coef))
+
+
+def growth(integrator: Any, z: Tensor, coef: Mapping[str, Any] | None = None) -> Tensor:
+    """|amplification| at z, of the shape of z: the factor by which a mode grows in one step."""
+    return integrators.resolve(integrator).amplification(z.to(torch.complex128), coef).abs()
+
+
+def inside(integrator: Any, z: Tensor, coef: Mapping[str, Any] | None = None, tolerance: float = NEUTRAL) -> Tensor:
+    """Whether z lies in the stability region, |amplification| <= 1 + tolerance; bool, of the shape of z."""
+    return growth(integrator, z, coef) <= 1.0 + tolerance
+
+
+def in_pairs(integrator: Integrator) -> bool:
+    """Whether the method is tested on modes +z and -z together."""
+    return bool(integrator.needs & {"separable", "second_order"})
+
+
+def growing(integrator: Any, z: Tensor, tolerance: float = NEUTRAL) -> Tensor:
+    """Whether the exact flow itself amplifies the mode over one step, Re z > tolerance; no step size removes that."""
+    real = z.real.abs() if in_pairs(integrators.resolve(integrator)) else z.real
+    return real > tolerance
+
+
+def largest_step(integrator: Any, eigenvalues: Tensor, backwards: bool = False) -> float:
+    """Largest h with |amplification(s lambda)| <= 1 for every eigenvalue and every 0 < s <= h.
+
+    eigenvalues: complex, any shape, of the field's Jacobian (1/time); those that grow in the exact flow (real part
+    above 1e-9 of the largest modulus) are left out, as no step can help them
+    backwards: the flow runs against time, so the eigenvalues count with the other sign
+    inf where nothing limits h (nothing but zeros, or a method without a boundary up to |z| = 1000); 0 where no step
+    will do. Choose it to predict the depth that a network needs. Learned coefficients take their initial mean.
+    """
+    method = integrators.resolve(integrator)
+    modes = _decaying(method, -eigenvalues if backwards else eigenvalues)
+    if modes.numel() == 0:
+        return math.inf
+    table = _reach_table(method)
+    rough = _interpolate(table, modes) / modes.abs()
+    worst = torch.unique(modes[torch.topk(-rough, min(_CANDIDATES, len(rough))).indices])
+    return float((reach(method, worst / worst.abs()) / worst.abs()).min())
+
+
+def _decaying(method: Integrator, eigenvalues: Tensor) -> Tensor:
+    """The modes that do not grow in the exact flow, in the upper left quadrant, rounding on the axis removed."""
+    modes = eigenvalues.detach().to("cpu", torch.complex128).flatten()
+    modes = torch.complex(modes.real.abs() if in_pairs(method) else modes.real, modes.imag.abs())
+    top = float(modes.abs().max()) if modes.numel() else 0.0
+    modes = modes[(modes.real <= _SHARP * top) & (modes.abs() > 1e-12 * top)]
+    real = modes.real.clamp(max=0.0)
+    on_axis = real.abs() <= _SHARP * modes.abs()
+    return torch.complex(torch.where(on_axis, torch.zeros_like(real), real), modes.imag)
+
+
+def reach(method: Integrator, directions: Tensor) -> Tensor:
+    """How far the region extends from 0 along unit complex numbers (M,), up to 1000, else inf: the first exit.
+
+    On the two axes the derived facts of the method are used where it has them, elsewhere a scan and 60 bisections.
+    """
+    found = first_exit(method, directions)
+    for axis, fact in ((directions.real == 0, method.facts.imag_interval), (directions.imag == 0, method.facts.real_interval)):
+        if fact is not None:
+            found = torch.where(axis, torch.full_like(found, fact), found)
+    return found
+
+
+def first_exit(method: Integrator, directions: Tensor) -> Tensor:
+    """The smallest u with |amplification(u d)| > 1 + 1e-9 u for unit directions d (M,), by scan and bisection."""
+    low = 1e-3 if in_pairs(method) else 1e-6  # a double root at z = 0 is rounded to 1e-16/|z|
+    count = math.ceil(math.log(_FARTHEST / low) / math.log(_RATIO))
+    u = torch.logspace(math.log10(low), math.log10(_FARTHEST), count, dtype=torch.float64)
+    out = _escapes(method, u[:, None], directions[None, :])
+    first = out.int().argmax(0)
+    never = ~out.any(0)
+    a, b = u[(first - 1).clamp(min=0)], u[first]
+    for _ in range(60):
+        middle = (a + b) / 2
+        escaped = _escapes(method, middle, directions)
+        a, b = torch.where(escaped, a, middle), torch.where(escaped, middle, b)
+    limit = torch.where(first == 0, torch.zeros_like(a), a)
+    return torch.where(never, torch.full_like(limit, math.inf), limit)
+
+
+def _escapes(method: Integrator, u: Tensor, directions: Tensor) -> Tensor:
+    return ~(method.amplification(u * directions).abs() <= 1.0 + _SHARP * u)
+
+
+_TILTS = torch.cat((torch.zeros(1, dtype=torch.float64), torch.logspace(-7, math.log10(math.pi / 2), 80, dtype=torch.float64)))
+
+
+@lru_cache(maxsize=64)
+def _reach_table(method: Integrator) -> Tensor:
+    """reach at the angles pi/2 + tilt of `_TILTS`, infinity replaced by a large number."""
+    directions = torch.polar(torch.ones_like(_TILTS), math.pi / 2 + _TILTS)
+    directions[0] = 1j
+    return reach(method, directions).clamp(max=10 * _FARTHEST)
+
+
+def _interpolate(table: Tensor, modes: Tensor) -> Tensor:
+    tilt = torch.atan2(-modes.real, modes.imag).clamp(0.0, math.pi / 2)
+    above = torch.searchsorted(_TILTS, tilt).clamp(1, len(_TILTS) - 1)
+    low, high = _TILTS[above - 1], _TILTS[above]
+    weight = ((tilt - low) / (high - low)).clamp(0.0, 1.0)
+    return table[above - 1] * (1 - weight) + table[above] * weight

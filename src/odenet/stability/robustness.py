@@ -1,0 +1,123 @@
+"""Accuracy under noise and under another integrator, and how far a small perturbation really travels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import Incompatible, SolveFailed
+from ..flow import Chain, Flow
+from .unroll import Unrolled, flat
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Share of samples whose largest output is that of their label."""
+    return float((model(x).flatten(1).argmax(1) == y).double().mean())
+
+
+def input_noise(model: nn.Module, x: Tensor, y: Tensor, levels: Sequence[float], draws: int = 3, seed: int = 0) -> list[float]:
+    """Mean accuracy over `draws` for x + level s N(0, I), s the standard deviation of all entries of x."""
+    size = float(x.std()) if x.numel() > 1 else 1.0
+    return [
+        sum(accuracy(model, x + level * size * noise, y) for noise in _draws(x, draws, seed)) / draws for level in levels
+    ]
+
+
+def weight_noise(model: nn.Module, x: Tensor, y: Tensor, levels: Sequence[float], draws: int = 3, seed: int = 0) -> list[float]:
+    """Mean accuracy over `draws` when every weight tensor w becomes w + level rms(w) N(0, I); `model` is not changed."""
+    twin = copy.deepcopy(model).eval()
+    own = [(p, p.detach().clone()) for p in twin.parameters()]
+    found = []
+    for level in levels:
+        total = 0.0
+        for draw in range(draws):
+            generator = torch.Generator().manual_seed(seed + draw)
+            for p, w in own:
+                noise = torch.randn(w.shape, generator=generator).to(w)
+                p.data.copy_(w + level * w.square().mean().sqrt() * noise)
+            total += accuracy(twin, x, y)
+        found.append(total / draws)
+    return found
+
+
+def _draws(x: Tensor, draws: int, seed: int) -> Iterator[Tensor]:
+    for draw in range(draws):
+        yield torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + draw)).to(x)
+
+
+def exchange(
+    model: Flow | Chain, x: Tensor, y: Tensor, integrators: Sequence[Any], refine: Sequence[int] = (1, 2, 4)
+) -> dict[tuple[str, int], float]:
+    """Accuracy of the same weights under other integrators with 1, 2, 4 times the steps; keys (integrator, factor).
+
+    Integrators that the field does not suit are left out; one that fails to finish counts as 0. A net that is a
+    discretised ODE hardly changes; one that has learned its own integrator does (Ott et al. 2021).
+    """
+    found: dict[tuple[str, int], float] = {}
+    for integrator in integrators:
+        for factor in refine:
+            try:
+                twin = refined(model, integrator, factor)
+            except Incompatible:
+                break
+            found[title(integrator), factor] = _accuracy_if_finished(twin, x, y)
+    return found
+
+
+def refined(model: Flow | Chain, integrator: Any, factor: int) -> nn.Module:
+    """The same weights under `integrator` with `factor` steps per knot interval, in every flow."""
+    if isinstance(model, Flow):
+        return model.with_integrator(integrator, model.steps * factor)
+    parts = [p.with_integrator(integrator, p.steps * factor) if isinstance(p, Flow) else p for p in model.parts]
+    return Chain(*parts)
+
+
+def title(integrator: Any) -> str:
+    """The name of an integrator, or its class where it has none."""
+    return integrator if isinstance(integrator, str) else integrator.name or type(integrator).__name__
+
+
+def _accuracy_if_finished(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    try:
+        return accuracy(model.eval(), x, y)
+    except SolveFailed:
+        return 0.0
+
+
+def exchange_matrix(
+    models: Mapping[str, Flow | Chain], x: Tensor, y: Tensor, integrators: Sequence[Any], refine: int = 1
+) -> list[list[float | None]]:
+    """Rows: the given nets, named by what they were trained under; columns: test integrators; None where unsuited."""
+    return [list(_row(exchange(model, x, y, integrators, (refine,)), integrators)) for model in models.values()]
+
+
+def _row(found: dict[tuple[str, int], float], integrators: Sequence[Any]) -> Iterator[float | None]:
+    by_name = {name: value for (name, _), value in found.items()}
+    for integrator in integrators:
+        yield by_name.get(title(integrator))
+
+
+@torch.no_grad()
+def perturbation_growth(unrolled: Unrolled, size: float = 1e-3, seed: int = 0) -> Tensor:
+    """|y_n(y_0 + d) - y_n(y_0)|/|d| for n = 0..N and a random d with |d| = size |y_0| per sample, (N + 1, P).
+
+    Nonlinear and of finite size, so it checks the products of Jacobians.
+    """
+    y = unrolled.states[0][0]
+    d = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(y)
+    scale = size * _norms(y).clamp(min=1e-12) / _norms(d)
+    d = d * scale.reshape(-1, *[1] * (y.dim() - 1))
+    parts, out = (y + d,), [torch.ones_like(scale)]
+    for layer, state in zip(unrolled.layers, unrolled.states[1:]):
+        parts = layer.run(parts)
+        out.append(_norms(parts[0] - state[0]) / _norms(d))
+    return torch.stack(out)
+
+
+def _norms(y: Tensor) -> Tensor:
+    return flat((y,)).norm(dim=1)

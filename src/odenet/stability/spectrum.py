@@ -1,0 +1,171 @@
+"""Eigenvalues, logarithmic norms and departure from normality of the field's Jacobian, layer by layer.
+
+J_n = df/dy at (t_n, y_n) with the weights of knot interval n, for every sample. Eigenvalues say what one step does to a
+mode; they do not bound products of different or non-normal J_n, so nothing here ever proves or measures stability.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..flow import Flow
+from .region import NEUTRAL, growing, growth, largest_step
+from .unroll import Interval, Unrolled, jacobian
+
+
+@dataclass(frozen=True)
+class LayerSpectrum:
+    """One layer's field at P samples.
+
+    scaled:         h lambda, (P, D) complex; eigenvalues: lambda itself
+    growth:         |amplification| at the scaled eigenvalues under the flow's integrator, (P, D)
+    expected:       whether the exact flow amplifies the mode too (Re h lambda > 1e-6), (P, D)
+    lognorm_2:      lambda_max((J + J^T)/2), the numerical abscissa; lowest: lambda_min of the same; (P,)
+    lognorm_1:      max_j (J_jj + sum_i |J_ij|, i != j); lognorm_inf: the same by rows; (P,)
+    henrici:        sqrt(|J|_F^2 - sum |lambda|^2)/|J|_F in [0, 1], 0 iff J is normal; (P,)
+    abscissa:       max Re lambda, (P,)
+    """
+
+    layer: int
+    interval: Interval
+    eigenvalues: Tensor
+    scaled: Tensor
+    growth: Tensor
+    expected: Tensor
+    lognorm_2: Tensor
+    lowest: Tensor
+    lognorm_1: Tensor
+    lognorm_inf: Tensor
+    henrici: Tensor
+    abscissa: Tensor
+
+    @property
+    def outside(self) -> Tensor:
+        """Modes that the method amplifies and the exact flow does not, (P, D) bool."""
+        return (self.growth > 1.0 + NEUTRAL) & ~self.expected
+
+    @property
+    def worst(self) -> float:
+        """Largest |amplification| of a mode outside the region; 1 if there is none."""
+        return float(self.growth[self.outside].max()) if bool(self.outside.any()) else 1.0
+
+
+def spectra(unrolled: Unrolled, layers: int = 64) -> list[LayerSpectrum]:
+    """The spectra of at most so many layers, evenly spread over depth; empty for a model without flows."""
+    mine = [n for n in range(unrolled.finite_until) if unrolled.layers[n].interval is not None]
+    return [_spectrum(n, unrolled.layers[n].interval, unrolled.states[n][0]) for n in evenly(mine, layers)]  # type: ignore[arg-type]
+
+
+def evenly(items: Sequence[int], most: int) -> list[int]:
+    """At most so many of the items, evenly spread, first and last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / max(most - 1, 1))] for i in range(most)]
+
+
+def field_jacobian(interval: Interval, y: Tensor) -> Tensor:
+    """df/dy at the start of a knot interval, (P, D, D)."""
+    rows = y[0].numel()
+    return jacobian(lambda parts: (interval.rhs(interval.t, parts[0]),), (y,), rows)
+
+
+def _spectrum(layer: int, interval: Interval, y: Tensor) -> LayerSpectrum:
+    F = field_jacobian(interval, y)
+    method = interval.flow.integrator
+    J = _first_order(F) if "second_order" in method.needs else F
+    eigenvalues = torch.linalg.eigvals(F).to(torch.complex128)
+    if "second_order" in method.needs:  # y'' = F y has the modes +-sqrt(mu)
+        root = torch.sqrt(eigenvalues)
+        eigenvalues = torch.cat((root, -root), dim=-1)
+    scaled = eigenvalues * interval.h
+    coef = interval.coef or None
+    symmetric = torch.linalg.eigvalsh((J + J.mT) / 2)
+    diagonal, size = J.diagonal(dim1=1, dim2=2), J.abs()
+    own = size.diagonal(dim1=1, dim2=2)
+    return LayerSpectrum(
+        layer,
+        interval,
+        eigenvalues,
+        scaled,
+        growth(method, scaled, coef),
+        growing(method, scaled),
+        symmetric[:, -1],
+        symmetric[:, 0],
+        (diagonal + size.sum(1) - own).amax(-1),
+        (diagonal + size.sum(2) - own).amax(-1),
+        henrici(J, eigenvalues),
+        eigenvalues.real.amax(-1),
+    )
+
+
+def _first_order(F: Tensor) -> Tensor:
+    """The Jacobian of (y, v)' = (v, f): [[0, I], [F, 0]]."""
+    zero, eye = torch.zeros_like(F), torch.eye(F.shape[-1], dtype=F.dtype, device=F.device).expand_as(F)
+    return torch.cat((torch.cat((zero, eye), -1), torch.cat((F, zero), -1)), -2)
+
+
+def henrici(J: Tensor, eigenvalues: Tensor) -> Tensor:
+    """Departure from normality sqrt(|J|_F^2 - sum |lambda|^2)/|J|_F, (P,); 0 for J = 0. Henrici 1962."""
+    total = (J**2).sum((-2, -1))
+    rest = (total - (eigenvalues.abs() ** 2).sum(-1)).clamp(min=0.0)
+    return torch.where(total > 0, torch.sqrt(rest / total.clamp(min=1e-300)), torch.zeros_like(total))
+
+
+def lognorm_integral(found: Sequence[LayerSpectrum], depth: int) -> tuple[float, float]:
+    """Integrals over depth of the largest (max over samples) and lowest (min) eigenvalue of (J + J^T)/2.
+
+    exp of them bounds |dy(T)/dy(0)| of the exact flow from above and its smallest singular value from below, to the
+    accuracy of the left-point rule in depth. Layers that were not analysed count with the mean of the others.
+    """
+    ends = torch.stack([s.interval.width * torch.stack((s.lognorm_2, s.lowest)) for s in found]).sum(0)
+    scale = depth / len(found)
+    return float(ends.amax(0).max()) * scale, float(ends.amin(0).min()) * scale
+
+
+def spectral_metrics(found: Sequence[LayerSpectrum]) -> dict[str, float]:
+    """What `report` lists about spectra, taken over all analysed layers and samples."""
+    if not found:
+        return {}
+    count = sum(s.growth.numel() for s in found)
+    return {
+        "amplification_max": max(float(s.growth.max()) for s in found),
+        "inside_share": sum(int((s.growth <= 1.0 + NEUTRAL).sum()) for s in found) / count,
+        "outside_share": sum(int(s.outside.sum()) for s in found) / count,
+        "growing_share": sum(int(s.expected.sum()) for s in found) / count,
+        "h": max((s.interval.h for s in found), key=abs),
+        "h_stable": stable_step(found),
+        "spectral_abscissa": max(float(s.abscissa.max()) for s in found),
+        "spectral_radius": max(float(s.eigenvalues.abs().max()) for s in found),
+        "lognorm_2": max(float(s.lognorm_2.max()) for s in found),
+        "lognorm_1": max(float(s.lognorm_1.max()) for s in found),
+        "lognorm_inf": max(float(s.lognorm_inf.max()) for s in found),
+        "henrici": max(float(s.henrici.max()) for s in found),
+        "transient_gap": max(float((s.lognorm_2 - s.abscissa).max()) for s in found),
+    }
+
+
+def stable_step(found: Sequence[LayerSpectrum]) -> float:
+    """Largest |h| for which no mode that decays in the exact flow leaves the region, over the given layers."""
+    flows: dict[int, tuple[Flow, list[Tensor]]] = {}
+    for s in found:
+        flows.setdefault(id(s.interval.flow), (s.interval.flow, []))[1].append(s.eigenvalues.flatten())
+    return min(
+        (largest_step(f.integrator, torch.cat(v), f.span[1] < f.span[0]) for f, v in flows.values()), default=math.inf
+    )
+
+
+def compounded(found: Sequence[LayerSpectrum], depth: int) -> float:
+    """Product over all steps of the largest |amplification| outside the region: what the spectra let one expect.
+
+    With fewer layers analysed than there are, the mean logarithm stands for the rest.
+    """
+    if not found:
+        return 1.0
+    logs = [math.log(s.worst) * s.interval.steps for s in found]
+    return math.exp(min(sum(logs) / len(logs) * depth, 700.0))
+

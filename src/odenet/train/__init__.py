@@ -1,0 +1,11 @@
+"""Learning: `fit`, its methods, losses, penalties and schedules."""
+
+from __future__ import annotations
+
+from .fit import Fit, fit
+from .methods import METHODS, Method, Run
+from .tasks import Streamed, Supervised, predict
+
+names, register = METHODS.names, METHODS.register
+
+__all__ = ["METHODS", "Fit", "Method", "Run", "Streamed", "Supervised", "fit", "names", "predict", "register"]

@@ -1,0 +1,148 @@
+"""Training methods: how one batch changes a network. Plug-ins of `fit(method=...)`, entry point `odenet.methods`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BadInput
+from ..registry import Registry
+
+Losses = Callable[[Any], dict[str, Tensor]]
+Advance = Callable[[Any], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a method gets: the net, the losses of a batch (penalties included; their sum is minimised), and options."""
+
+    net: nn.Module
+    losses: Losses
+    lr: float
+    weight_decay: float = 0.0
+    clip: float | None = None
+    schedule: Callable[[torch.optim.Optimizer], Any] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """begin(run) -> advance; advance(batch) makes one step and returns the losses before it.
+
+    batch: default batch size (None: all data at once)
+    """
+
+    begin: Callable[[Run], Advance]
+    batch: int | None = 128
+    cite: str = ""
+    when: str = ""
+
+
+def descent(make: Callable[..., torch.optim.Optimizer], allowed: tuple[str, ...]) -> Callable[[Run], Advance]:
+    """Gradient descent with a torch optimiser that takes the options `allowed`."""
+
+    def begin(run: Run) -> Advance:
+        _known(run.options, allowed)
+        trained = [p for p in run.net.parameters() if p.requires_grad]
+        optimiser = make(trained, lr=run.lr, weight_decay=run.weight_decay, **run.options)
+        schedule = run.schedule(optimiser) if run.schedule else None
+
+        def advance(batch: Any) -> dict[str, Tensor]:
+            optimiser.zero_grad(set_to_none=True)
+            losses = run.losses(batch)
+            total = total_of(losses)
+            if torch.isfinite(total.detach()):
+                total.backward()
+                if run.clip is not None:
+                    nn.utils.clip_grad_norm_(trained, run.clip)
+                optimiser.step()
+                if schedule is not None:
+                    schedule.step()
+            return losses
+
+        return advance
+
+    return begin
+
+
+def quasi_newton(run: Run) -> Advance:
+    """torch's L-BFGS with a strong-Wolfe line search; weight decay enters as its penalty."""
+    _known(run.options, ("history_size", "max_iter", "tolerance_grad", "tolerance_change"))
+    if run.clip is not None:
+        raise BadInput("clip does not go with lbfgs, whose line search needs the gradient itself; leave clip out.")
+    trained = [p for p in run.net.parameters() if p.requires_grad]
+    options = {"max_iter": 1, "history_size": 20, "tolerance_grad": 0.0, "tolerance_change": 0.0, **run.options}
+    optimiser = torch.optim.LBFGS(trained, lr=run.lr, line_search_fn="strong_wolfe", **options)
+    schedule = run.schedule(optimiser) if run.schedule else None
+
+    def advance(batch: Any) -> dict[str, Tensor]:
+        first: dict[str, Tensor] = {}
+
+        def closure() -> Tensor:
+            optimiser.zero_grad(set_to_none=True)
+            losses = run.losses(batch)
+            total = total_of(losses)
+            if run.weight_decay:
+                total = total + 0.5 * run.weight_decay * torch.stack([(p**2).sum() for p in trained]).sum()
+            first.update({} if first else losses)
+            if total.requires_grad and torch.isfinite(total.detach()):
+                total.backward()
+            return total
+
+        optimiser.step(closure)
+        if schedule is not None:
+            schedule.step()
+        return first
+
+    return advance
+
+
+def total_of(losses: dict[str, Tensor]) -> Tensor:
+    """The sum that is minimised."""
+    return torch.stack([v.reshape(()) for v in losses.values()]).sum()
+
+
+def _known(options: dict[str, Any], allowed: tuple[str, ...]) -> None:
+    strange = sorted(set(options) - set(allowed))
+    if strange:
+        raise BadInput(f"this training method has no option {strange}; it takes {', '.join(allowed) or 'none'}.")
+
+
+METHODS: Registry[Method] = Registry("training method", "odenet.methods")
+METHODS.register(
+    "adam",
+    Method(
+        descent(torch.optim.Adam, ("betas", "eps", "amsgrad")),
+        cite="Kingma & Ba 2015",
+        when="The default: little tuning, any net.",
+    ),
+)
+METHODS.register(
+    "adamw",
+    Method(
+        descent(torch.optim.AdamW, ("betas", "eps", "amsgrad")),
+        cite="Loshchilov & Hutter 2019",
+        when="Adam with weight decay that is not rescaled by the gradient's size.",
+    ),
+)
+METHODS.register(
+    "sgd",
+    Method(
+        descent(torch.optim.SGD, ("momentum", "nesterov", "dampening")),
+        cite="Robbins & Monro 1951; Nesterov 1983",
+        when="Image nets with a schedule; options momentum= and nesterov=.",
+    ),
+)
+METHODS.register(
+    "lbfgs",
+    Method(
+        quasi_newton,
+        batch=None,
+        cite="Liu & Nocedal 1989",
+        when="Small problems on all data at once, where accuracy of the minimum counts.",
+    ),
+)
