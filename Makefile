@@ -9,7 +9,7 @@ DEV := $(VENV)/.complete-dev
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   set up, then compare architectures on handwritten digits (report in runs/demo/report.html)"
+	@echo "make demo   set up, then compare architectures on handwritten digits (report in runs/demo-<time>/report.html)"
 	@echo "make test   set up, then run the tests"
 	@echo "make lint   set up, then ruff and mypy"
 
@@ -27,7 +27,7 @@ $(DEV): $(STAMP)
 	touch $(DEV)
 
 demo: $(STAMP)
-	@$(BIN)/odenet compare --name demo --overwrite-demo $(ARGS)
+	$(BIN)/odenet compare --name demo-$$(date +%Y%m%d-%H%M%S) $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -85,7 +85,9 @@ class Registry(Generic[T]):
         for point in entry_points(group=self.group):
             try:
                 if point.name not in self._entries:
-                    self.register(point.name, point.load())
+                    found = point.load()
+                    if point.name not in self._entries:  # a module may register its parts when it is imported
+                        self.register(point.name, found)
             except Exception as problem:  # a broken third-party package must not take the others down
                 warnings.warn(
                     f"{self.kind} {point.name!r} of entry point {point.value!r} was skipped: {problem}", stacklevel=3

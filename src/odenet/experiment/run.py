@@ -35,7 +35,7 @@ Tell = Callable[[float], None]
 
 
 def units(experiment: Experiment) -> tuple[list[Unit], list[str]]:
-    """Every unit of a settled experiment, the longest first, and notes on pairs that were left out.
+    """Every unit of a settled experiment, in the order of its names, and notes on pairs that were left out.
 
     Raises BadInput for names, data and pairs that cannot work, before anything runs.
     """
@@ -47,7 +47,6 @@ def units(experiment: Experiment) -> tuple[list[Unit], list[str]]:
     for net in dict.fromkeys(experiment.nets):
         cells += _of_net(net, experiment, sample, notes)
     _check_reference(experiment.reference, [c["key"] for c in cells])
-    cells.sort(key=_cost, reverse=True)  # stable; a long unit started last would be waited for
     cases = [{"task": "theory", "key": f"theory/{name}"} for name in theory.CASES] if experiment.theory else []
     return cases + cells, notes
 
@@ -87,7 +86,14 @@ def schemes(net: str, asked: tuple[str, ...]) -> tuple[str, ...]:
     return own if len(own) == 1 or not asked else tuple(dict.fromkeys(asked))
 
 
+def longest_first(todo: list[Unit]) -> list[Unit]:
+    """The same units: one that takes long and is started last would be waited for."""
+    return sorted(todo, key=_cost, reverse=True)
+
+
 def _cost(unit: Unit) -> int:
+    if unit["task"] == "theory":
+        return 100
     return 0 if unit["integrator"] == NONE else integrators.get(unit["integrator"]).stages
 
 

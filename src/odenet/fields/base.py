@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from ..errors import BadInput
+from ..errors import BadInput, Incompatible
 from ..types import Params, State, Time
 
 OFFERS = {
@@ -28,7 +28,7 @@ class Field(nn.Module, ABC):
     A field holds no weights. `init` makes one set of them, `constrain` turns stored weights into effective ones (and
     works on stacks of sets: leading axes are passed through), `forward` writes nothing.
 
-    offers:      subset of OFFERS; the methods below exist iff offered
+    offers:      subset of OFFERS; where one is not offered, its methods are absent or raise Incompatible
         separable      kick(t, q, p) = dp/dt,  drift(t, p_, p) = dq/dt
         energy         energy(y, p) -> (B,)
         lipschitz      lipschitz_bound(p) -> scalar;     lognorm: lognorm_bound(p) -> scalar
@@ -55,6 +55,19 @@ class Field(nn.Module, ABC):
         """Effective weights from stored ones; the identity unless the field has a constraint."""
         return p
 
+    def require(self, offer: str) -> None:
+        """Raise Incompatible unless `offer` is among the field's offers: what a method that serves some settings asks."""
+        if offer not in self.offers:
+            raise Incompatible(
+                f"this {type(self).__name__} offers {', '.join(sorted(self.offers)) or 'nothing'}, so no {offer} "
+                f"({OFFERS[offer]}); its activation, norm or number of layers does not allow it."
+            )
+
+    def stateful(self) -> str | None:
+        """Why a recomputed evaluation would differ from the first one, or None."""
+        inner = [part for part in self.children() if isinstance(part, Field)]
+        return next((why for part in inner if (why := part.stateful())), None)
+
     def split(self, y: State) -> tuple[State, State]:
         """The halves (q, p) of the state along `axis`."""
         width = y.shape[self.axis]
@@ -66,6 +79,13 @@ class Field(nn.Module, ABC):
     def join(self, q: State, p: State) -> State:
         """The state from its halves."""
         return torch.cat((q, p), dim=self.axis)
+
+
+def probability(dropout: float) -> float:
+    """A dropout rate; raises BadInput outside [0, 1)."""
+    if not 0.0 <= dropout < 1.0:
+        raise BadInput(f"dropout is a probability in [0, 1), got {dropout}.")
+    return dropout
 
 
 def normal(shape: tuple[int, ...], std: float, generator: torch.Generator | None) -> Tensor:
@@ -105,5 +125,6 @@ class FirstOrder(Field):
 
     def energy(self, y: State, p: Params) -> Tensor:
         """|v|^2/2 + Phi(y), kept by the exact flow while the weights do not vary with t; shape (B,)."""
+        self.require("energy")
         position, velocity = self.split(y)
         return 0.5 * (velocity**2).flatten(1).sum(1) + self.field.potential(position, p)  # type: ignore[operator]

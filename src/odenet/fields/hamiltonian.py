@@ -11,7 +11,7 @@ from ..errors import BadInput
 from ..types import Params, State, Time
 from . import activations, constraints, maps
 from .activations import Activation
-from .base import Field
+from .base import Field, probability
 from .constraints import Constraint
 from .maps import LinearMap
 from .unit import Unit
@@ -53,9 +53,9 @@ class SeparableHamiltonian(Field):
         if layers == 1 and norm != "none":
             raise BadInput("the one-layer Hamiltonian has no normalised form; use layers=2 or norm='none'.")
         half = _half(dim, "SeparableHamiltonian")
-        linear = maps.resolve(map, half, hidden if layers == 2 else half)
+        linear = maps.resolve(map, half, hidden, square=layers == 1)
         s, constraint = activations.resolve(activation), constraints.resolve(constraint, linear)
-        self.dim, self.layers, self.dropout = dim, layers, dropout
+        self.dim, self.layers, self.dropout = dim, layers, probability(dropout)
         tags = ("1", "2") if layers == 2 else ("",)
         self.units = tuple(Unit(linear, s, constraint, norm, 0, gain, tag) for tag in tags)
         self.axis = linear.axis
@@ -93,6 +93,7 @@ class SeparableHamiltonian(Field):
 
     def energy(self, y: State, p: Params) -> Tensor:
         """H(y), shape (B,)."""
+        self.require("energy")
         q, momentum = self.split(y)
         first, second = self.units
         return first.potential(momentum, p) + second.potential(q, p)
@@ -129,7 +130,7 @@ class HamiltonianJ(Field):
             )
         s = activations.resolve(activation)
         free = constraints.Unconstrained()
-        self.dim, self.form, self.J, self.dropout = dim, form, J, dropout
+        self.dim, self.form, self.J, self.dropout = dim, form, J, probability(dropout)
         if form == "h1":
             self.units = (Unit(maps.Dense(dim, dim), s, free, gain=gain),)
         else:
@@ -162,16 +163,19 @@ class HamiltonianJ(Field):
 
     def drift(self, t: Time, momentum: State, p: Params) -> State:
         """dq/dt = K_p^T s(K_p p + b_p)."""
+        self.require("separable")
         unit = self.units[1]
         return unit.transpose(unit(momentum, p, self.training), p)
 
     def kick(self, t: Time, q: State, p: Params) -> State:
         """dp/dt = -K_q^T s(K_q q + b_q)."""
+        self.require("separable")
         unit = self.units[0]
         return -unit.transpose(unit(q, p, self.training), p)
 
     def energy(self, y: State, p: Params) -> Tensor:
         """H(y), shape (B,)."""
+        self.require("energy")
         if self.form == "h1":
             return self.units[0].potential(y, p)
         q, momentum = self.split(y)

@@ -11,7 +11,7 @@ from ..errors import BadInput
 from ..types import Params, State, Time
 from . import activations, constraints, maps
 from .activations import Activation
-from .base import Field, normal
+from .base import Field, normal, probability
 from .constraints import Constraint, Skew
 from .maps import LinearMap
 from .unit import Unit
@@ -48,10 +48,8 @@ class Free(Field):
         super().__init__()
         if layers not in (1, 2):
             raise BadInput(f"Free got layers={layers}; a field has one layer s(K y + b) or two, K2 s(K y + b).")
-        if not 0.0 <= dropout < 1.0:
-            raise BadInput(f"dropout is a probability in [0, 1), got {dropout}.")
-        linear = maps.resolve(map, _width(dim), hidden if layers == 2 else dim)
-        self.dim, self.layers, self.dropout = dim, layers, dropout
+        linear = maps.resolve(map, _width(dim), hidden, square=layers == 1)
+        self.dim, self.layers, self.dropout = dim, layers, probability(dropout)
         self.unit = Unit(
             linear, activations.resolve(activation), constraints.resolve(constraint, linear), norm, inputs, gain
         )
@@ -76,6 +74,7 @@ class Free(Field):
 
     def lipschitz_bound(self, p: Params) -> Tensor:
         """|K|_2 sup|s'|."""
+        self.require("lipschitz")
         return self.unit.map.norm(p["K"]) * self.unit.activation.lipschitz
 
     def extra_repr(self) -> str:
@@ -119,7 +118,7 @@ class Parabolic(Field):
     ) -> None:
         super().__init__()
         linear = maps.resolve(map, _width(dim), hidden)
-        self.dim, self.dropout = dim, dropout
+        self.dim, self.dropout = dim, probability(dropout)
         self.unit = Unit(linear, activations.resolve(activation), constraints.resolve(constraint, linear), norm, 0, gain)
         self.axis = linear.axis
         self.statistics = self.unit.statistics
@@ -139,14 +138,17 @@ class Parabolic(Field):
 
     def potential(self, y: State, p: Params) -> Tensor:
         """Phi(y) = 1^T P(K y + b) with f = -grad Phi, shape (B,)."""
+        self.require("potential")
         return self.unit.potential(y, p)
 
     def lipschitz_bound(self, p: Params) -> Tensor:
         """|K|_2^2 sup s'."""
+        self.require("lipschitz")
         return self.unit.map.norm(p["K"]) ** 2 * self.unit.activation.lipschitz
 
     def lognorm_bound(self, p: Params) -> Tensor:
         """-inf s' sigma_min(K)^2 for dense maps of full column rank, else 0."""
+        self.require("lognorm")
         K, lowest = p["K"], self.unit.activation.slope[0]
         if lowest == 0.0 or not isinstance(self.unit.map, maps.Dense) or self.unit.map.rows < self.dim:
             return K.new_zeros(K.shape[: K.dim() - len(self.unit.map.shape)])
@@ -186,4 +188,5 @@ class SecondOrder(Field):
 
     def potential(self, y: State, p: Params) -> Tensor:
         """Phi with y'' = -grad Phi."""
+        self.require("potential")
         return self.force.potential(y, p)  # type: ignore[operator]

@@ -56,6 +56,13 @@ class Wrapped(Field):
             return torch.func.functional_call(self.module, own, args)
         return self.inner(*args)
 
+    def train(self, mode: bool = True) -> Wrapped:
+        """As nn.Module: the module, which is not registered here, changes mode too (its dropout, its batch norm)."""
+        if self.module is not None:
+            self.module.train(mode)
+        super().train(mode)
+        return self
+
     def stateful(self) -> str | None:
         """Why a recomputed evaluation would differ from the first one, or None."""
         for name, part in self.module.named_modules() if self.module is not None else ():

@@ -222,7 +222,8 @@ class March:
         direction = 1.0 if end > t else -1.0
         order = integrator.order - 1 if integrator.facts.order_low is None else integrator.facts.order_low
         if h is None:
-            h = float(initial_step(rhs, t, y.detach(), direction, order, tolerance.rtol, tolerance.atol))
+            with torch.no_grad():
+                h = float(initial_step(rhs, t, y, direction, order, tolerance.rtol, tolerance.atol))
         h = abs(h)
         carry: Carry = ()
         fresh = True

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import Incompatible, SolveFailed
 from ..flow import Chain, Flow
-from .unroll import Unrolled, flat
+from .unroll import Parts, Unrolled, flat
 
 
 @torch.no_grad()
@@ -20,15 +20,20 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return float((model(x).flatten(1).argmax(1) == y).double().mean())
 
 
-def input_noise(model: nn.Module, x: Tensor, y: Tensor, levels: Sequence[float], draws: int = 3, seed: int = 0) -> list[float]:
+def input_noise(
+    model: nn.Module, x: Tensor, y: Tensor, levels: Sequence[float], draws: int = 3, seed: int = 0
+) -> list[float]:
     """Mean accuracy over `draws` for x + level s N(0, I), s the standard deviation of all entries of x."""
     size = float(x.std()) if x.numel() > 1 else 1.0
     return [
-        sum(accuracy(model, x + level * size * noise, y) for noise in _draws(x, draws, seed)) / draws for level in levels
+        sum(accuracy(model, x + level * size * noise, y) for noise in _draws(x, draws, seed)) / draws
+        for level in levels
     ]
 
 
-def weight_noise(model: nn.Module, x: Tensor, y: Tensor, levels: Sequence[float], draws: int = 3, seed: int = 0) -> list[float]:
+def weight_noise(
+    model: nn.Module, x: Tensor, y: Tensor, levels: Sequence[float], draws: int = 3, seed: int = 0
+) -> list[float]:
     """Mean accuracy over `draws` when every weight tensor w becomes w + level rms(w) N(0, I); `model` is not changed."""
     twin = copy.deepcopy(model).eval()
     own = [(p, p.detach().clone()) for p in twin.parameters()]
@@ -73,7 +78,9 @@ def refined(model: Flow | Chain, integrator: Any, factor: int) -> nn.Module:
     """The same weights under `integrator` with `factor` steps per knot interval, in every flow."""
     if isinstance(model, Flow):
         return model.with_integrator(integrator, model.steps * factor)
-    parts = [p.with_integrator(integrator, p.steps * factor) if isinstance(p, Flow) else p for p in model.parts]
+    parts = [
+        p.with_integrator(integrator, p.steps * factor) if isinstance(p, Flow) else p for p in model.parts
+    ]
     return Chain(*parts)
 
 
@@ -93,7 +100,9 @@ def exchange_matrix(
     models: Mapping[str, Flow | Chain], x: Tensor, y: Tensor, integrators: Sequence[Any], refine: int = 1
 ) -> list[list[float | None]]:
     """Rows: the given nets, named by what they were trained under; columns: test integrators; None where unsuited."""
-    return [list(_row(exchange(model, x, y, integrators, (refine,)), integrators)) for model in models.values()]
+    return [
+        list(_row(exchange(model, x, y, integrators, (refine,)), integrators)) for model in models.values()
+    ]
 
 
 def _row(found: dict[tuple[str, int], float], integrators: Sequence[Any]) -> Iterator[float | None]:
@@ -112,7 +121,8 @@ def perturbation_growth(unrolled: Unrolled, size: float = 1e-3, seed: int = 0) -
     d = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(y)
     scale = size * _norms(y).clamp(min=1e-12) / _norms(d)
     d = d * scale.reshape(-1, *[1] * (y.dim() - 1))
-    parts, out = (y + d,), [torch.ones_like(scale)]
+    parts: Parts = (y + d,)
+    out = [torch.ones_like(scale)]
     for layer, state in zip(unrolled.layers, unrolled.states[1:]):
         parts = layer.run(parts)
         out.append(_norms(parts[0] - state[0]) / _norms(d))

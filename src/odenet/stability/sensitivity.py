@@ -1,13 +1,16 @@
 """How states and gradients grow or die over depth: products of the Jacobians of the layers, sample by sample.
 
-    dy_N/dy_j = E M_{N-1} ... M_j E^T,   M_n the Jacobian of layer n,   E picks y from (y, memory)
+    dy_N/dy_j = E M_{N-1} ... M_j F,   M_n the Jacobian of layer n,   E picks y from (y, memory)
 
+F puts a change of y_j into the state: memory unchanged, except that a two-step method's memory is y_{j-1}, which moves
+along (otherwise the change would be one of velocity, d/h, and leapfrog would look worse the smaller h is).
 By the chain rule |dL/dy_j| <= |dy_N/dy_j|_2 |dL/dy_N|: the largest value over j bounds how gradients grow, and where
 the norm itself is small every gradient vanishes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +23,9 @@ from ..errors import BadInput
 from ..fields import Field
 from ..fields.activations import Activation, Pointwise
 from ..flow import Flow
+from ..integrators import TwoStep
 from .spectrum import evenly
-from .unroll import Unrolled, flat, jacobian
+from .unroll import Layer, Unrolled, flat, jacobian
 
 # a unit whose slope is below this passes less than a hundredth of a gradient: tanh beyond |z| = 3
 SATURATED = 0.01
@@ -61,14 +65,28 @@ def sensitivity(unrolled: Unrolled, layers: int = 64) -> Sensitivity:
         ahead = steps[n] @ ahead
         if n in at:
             forward[n] = _norm(ahead[:, : own[n + 1]])
-    back, backward, smallest = None, {}, {}
+    back: Tensor | None = None
+    backward: dict[int, Tensor] = {}
+    smallest: dict[int, Tensor] = {}
     for n in range(depth - 1, -1, -1):
         back = steps[n][:, : own[depth]] if back is None else back @ steps[n]
         if n in at:
-            values = singular_values(back[:, :, : own[n]])
+            values = singular_values(_on_position(back, own[n], unrolled.layers[n]))
             backward[n], smallest[n] = values[:, 0], values[:, -1]
-    rows = [torch.stack([d[n] for n in at]) for d in (backward, smallest, forward)]
-    return Sensitivity(at, *rows, back[:, :, : own[0]])  # type: ignore[index]
+    assert back is not None
+    found = (torch.stack([d[n] for n in at]) for d in (backward, smallest, forward))
+    return Sensitivity(at, next(found), next(found), next(found), back[:, :, : own[0]])
+
+
+def _on_position(S: Tensor, width: int, layer: Layer) -> Tensor:
+    """S F: (P, M, columns of y and memory) -> (P, M, width)."""
+    if (
+        layer.interval is not None
+        and isinstance(layer.interval.flow.integrator, TwoStep)
+        and S.shape[2] > width
+    ):
+        return S[:, :, :width] + S[:, :, width : 2 * width]
+    return S[:, :, :width]
 
 
 def singular_values(S: Tensor) -> Tensor:
@@ -136,7 +154,9 @@ def scalar(out: Tensor, y: Tensor | None, seed: int) -> Tensor:
 
 def _flow_gradients(flow: Flow) -> list[float]:
     """The norm over all weights with a coefficient for every knot."""
-    local = [w.grad for name, w in flow.weights.items() if flow.depths[name].count(2) != flow.depths[name].count(3)]
+    local = [
+        w.grad for name, w in flow.weights.items() if flow.depths[name].count(2) != flow.depths[name].count(3)
+    ]
     if not local or any(g is None for g in local):
         return []
     squares = [(g.flatten(1) ** 2).sum(1) for g in local]  # type: ignore[union-attr]
@@ -178,7 +198,9 @@ def activity(model: Any, x: Tensor) -> list[Activity]:
     saved = [(f, name, getattr(f, name)) for f in fields for name in ("unit", "units") if hasattr(f, name)]
     try:
         for f, name, units in saved:
-            setattr(f, name, tuple(_watched(u, seen) for u in units) if name == "units" else _watched(units, seen))
+            setattr(
+                f, name, tuple(_watched(u, seen) for u in units) if name == "units" else _watched(units, seen)
+            )
         with torch.no_grad():
             _composed([model] if isinstance(model, nn.Module) else model)(x)
     finally:
@@ -195,8 +217,6 @@ def _roots(model: Any) -> list[nn.Module]:
 
 def _watched(unit: Any, seen: list[Activity]) -> Any:
     """The unit with an activation that notes the slopes at its arguments."""
-    import dataclasses
-
     s = unit.activation
 
     def f(z: Tensor) -> Tensor:
@@ -209,7 +229,13 @@ def _watched(unit: Any, seen: list[Activity]) -> Any:
 def _activity(place: str, f: Callable[[Tensor], Tensor], z: Tensor) -> Activity:
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        out = f.activation.f(z) if isinstance(f, Pointwise) else f.forward(z) if isinstance(f, nn.Module) else f(z)
+        out = (
+            f.activation.f(z)
+            if isinstance(f, Pointwise)
+            else f.forward(z)
+            if isinstance(f, nn.Module)
+            else f(z)
+        )
         slope = torch.autograd.grad(out.sum(), z)[0] if out.requires_grad else torch.zeros_like(z)
     low = slope.abs() < SATURATED
     return Activity(place, float(low.double().mean()), float(low.all(0).double().mean()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -84,9 +84,13 @@ def unroll(model: Any, x: Tensor) -> Unrolled:
     """
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 1 or not len(x):
         given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise BadInput(f"stability is measured on a batch of real floating-point inputs (B, ...), got {given}.")
+        raise BadInput(
+            f"stability is measured on a batch of real floating-point inputs (B, ...), got {given}."
+        )
     twin, x = in_double(model, x)
-    parts = [twin] if isinstance(twin, Flow) else list(twin.parts) if isinstance(twin, Chain) else layers_of(twin)
+    parts = (
+        [twin] if isinstance(twin, Flow) else list(twin.parts) if isinstance(twin, Chain) else layers_of(twin)
+    )
     where = [i for i, part in enumerate(parts) if isinstance(part, Flow)]
     first, end = (where[0], where[-1] + 1) if where else (0, len(parts))
     with torch.no_grad():
@@ -205,7 +209,7 @@ def affordable(model: Any, x: Tensor, points: int) -> int:
     """
     one = unroll(model, x[:1])
     sizes = [sum(part[0].numel() for part in state) for state in one.states]
-    entries = sum(a * b for a, b in zip(sizes, sizes[1:]))
+    entries = sum(a * b for a, b in pairwise(sizes))
     if entries > 8 * BUDGET:
         raise BadInput(
             f"the Jacobians of {one.depth} layers with states of {max(sizes)} entries take {entries:,} numbers for one "
@@ -221,7 +225,8 @@ def jacobian(run: Callable[[Parts], Parts], parts: Parts, rows: int) -> Tensor:
     """
     size = len(parts[0])
     copies = tuple(
-        p.detach().unsqueeze(0).expand(rows, *p.shape).reshape(rows * size, *p.shape[1:]).requires_grad_() for p in parts
+        p.detach().unsqueeze(0).expand(rows, *p.shape).reshape(rows * size, *p.shape[1:]).requires_grad_()
+        for p in parts
     )
     with torch.enable_grad():
         out = flat(run(copies)).reshape(rows, size, rows)

@@ -1,8 +1,8 @@
 """One sentence about a network: what was found, how it is known, at which layer, and what to do.
 
-    proved     follows from the structure of field and method, for every input
-    indicated  follows from eigenvalues, which do not see products: enough to warn, never to call a network stable
-    measured   holds for the samples that were given, over the whole depth
+proved     follows from the structure of field and method, for every input
+indicated  follows from eigenvalues, which do not see products: enough to warn, never to call a network stable
+measured   holds for the samples that were given, over the whole depth
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Literal
 
 import torch
 
+from .. import integrators
 from ..errors import Incompatible
 from ..flow import Flow, check_pair
-from .region import growth, largest_step
-from .region import NEUTRAL
+from .region import NEUTRAL, growth
 from .sensitivity import Sensitivity
-from .spectrum import LayerSpectrum, compounded, stable_step
+from .spectrum import LayerSpectrum, compounded, exact_growth, stable_step
 from .unroll import Unrolled, name_of
 
 # Growth of |dy_N/dy_j| or |dy_j/dy_0| that still counts as bounded: one decimal digit. A perturbation of the size of
@@ -27,6 +27,12 @@ from .unroll import Unrolled, name_of
 BOUNDED = 10.0
 # A gradient that loses three digits on its way is lost beside those of later layers under any one learning rate.
 VANISHING = 1e-3
+
+# Products of amplifications outside the region: below the first not worth a sentence; from the second on the method
+# is to blame for growth that was measured, unless the exact flow is expected to grow more.
+_WORTH_SAYING, _TO_BLAME = 1.1, 2.0
+# Nobody makes a network this much deeper to stabilise it.
+_MOST_REFINEMENT = 8
 
 Standing = Literal["proved", "indicated", "measured"]
 _OTHERS = ("rk4", "two_step_midpoint", "rk3", "heun")
@@ -64,16 +70,17 @@ def judge(e: Evidence) -> Verdict:
     """The verdict: broken, proved, spectra, growth, bounded, in this order."""
     if e.unrolled.finite_until < e.unrolled.depth or e.products is None:
         return _broken(e)
-    worst = _largest(e.products)
     if e.nonexpansive:
         return _proved(e)
-    outside = [s for s in e.spectra if bool(s.outside.any())]
-    expected = compounded(e.spectra, sum(layer.interval is not None for layer in e.unrolled.layers))
-    if outside and (worst[0] > BOUNDED or expected > BOUNDED):
+    worst = _largest(e.products)
+    depth = sum(layer.interval is not None for layer in e.unrolled.layers)
+    expected = compounded(e.spectra, depth)
+    outside = [s for s in e.spectra if bool(s.outside.any())] if expected > _WORTH_SAYING else []
+    if worst[0] <= BOUNDED:
+        return _indicated(e, outside, worst, expected) if expected > BOUNDED else _bounded(e, outside, worst)
+    if expected >= max(_TO_BLAME, exact_growth(e.spectra, depth)):
         return _indicated(e, outside, worst, expected)
-    if worst[0] > BOUNDED:
-        return _grows(e, worst)
-    return _bounded(e, outside, worst)
+    return _grows(e, worst, expected)
 
 
 def _largest(products: Sensitivity) -> tuple[float, str, int]:
@@ -90,7 +97,11 @@ def _broken(e: Evidence) -> Verdict:
     layer = min(e.unrolled.finite_until, e.unrolled.depth - 1)
     remedy = "use more steps over the same span, a shorter span or smaller weights"
     return Verdict(
-        f"Measured unstable: layer {layer} gives numbers that are not finite; {remedy}.", "measured", False, layer, remedy
+        f"Measured unstable: layer {layer} gives numbers that are not finite; {remedy}.",
+        "measured",
+        False,
+        layer,
+        remedy,
     )
 
 
@@ -99,8 +110,8 @@ def _proved(e: Evidence) -> Verdict:
     assert interval is not None
     fading, remedy, layer = _vanishing(e)
     return Verdict(
-        f"Proved stable: a monotone field and h within the contractivity limit of {name_of(interval.flow)} at every layer, "
-        f"so no perturbation grows, whatever the input{fading}.",
+        f"Proved stable: the field is monotone and h lies within the contractivity limit of {name_of(interval.flow)} at "
+        f"every layer, so no perturbation grows, whatever the input{fading}.",
         "proved",
         True,
         layer,
@@ -111,7 +122,11 @@ def _proved(e: Evidence) -> Verdict:
 def _vanishing(e: Evidence) -> tuple[str, str, int | None]:
     """A clause about gradients that vanish, or about the proof that they do not."""
     if e.nonvanishing:
-        return "; gradients cannot vanish (proved: every step has determinant 1, so |dy_N/dy_j| >= 1)", "", None
+        return (
+            "; gradients cannot vanish (proved: every step has determinant 1, so |dy_N/dy_j| >= 1)",
+            "",
+            None,
+        )
     assert e.products is not None
     low = e.products.backward.amin(1)
     i = int(low.argmin())
@@ -127,12 +142,16 @@ def _indicated(
     top = max(outside, key=lambda s: s.worst)
     remedy = remedy_for(e.spectra)
     seen = worst[0] > BOUNDED
-    found = f"measured {worst[1]} = {_number(worst[0])}" if seen else (
-        f"the inputs given show no more than {worst[1]} = {_number(worst[0])}, where the spectra let one expect "
-        f"{_number(expected)}"
+    found = (
+        f"measured {worst[1]} = {_number(worst[0])}"
+        if seen
+        else (
+            f"the inputs given show no more than {worst[1]} = {_number(worst[0])}, where the spectra let one expect "
+            f"{_number(expected)}"
+        )
     )
     return Verdict(
-        f"Indicated {'unstable' if seen else 'instability'}: {_where(outside, top)}; {found}. Remedy: {remedy}.",
+        f"Indicated {'unstable' if seen else 'instability'}: {_where(outside, top, len(e.spectra))}; {found}. Remedy: {remedy}.",
         "indicated",
         False if seen else None,
         top.layer,
@@ -140,38 +159,43 @@ def _indicated(
     )
 
 
-def _where(outside: Sequence[LayerSpectrum], top: LayerSpectrum) -> str:
+def _where(outside: Sequence[LayerSpectrum], top: LayerSpectrum, analysed: int) -> str:
     layers = [s.layer for s in outside]
-    verb = "lies" if len(layers) == 1 else "lie"
+    if len(layers) == analysed > 1:
+        which = "every layer lies"
+    else:
+        which = f"{spans(layers, analysed)} {'lies' if len(layers) == 1 else 'lie'}"
     name = name_of(top.interval.flow)
-    return (
-        f"{spans(layers)} {verb} outside the region of {name} "
-        f"(largest |amplification| {top.worst:.3g} at layer {top.layer})"
-    )
+    return f"{which} outside the region of {name} (largest |amplification| {_factor(top.worst)} at layer {top.layer})"
 
 
-def _grows(e: Evidence, worst: tuple[float, str, int]) -> Verdict:
+def _grows(e: Evidence, worst: tuple[float, str, int], expected: float) -> Verdict:
     value, what, layer = worst
     shorter = "a shorter span, smaller weights"
     if not e.spectra:
         why, remedy = "", "use residual steps with a small h, normalisation, or smaller weights"
     elif any(bool(s.expected.any()) for s in e.spectra):
         top = max(e.spectra, key=lambda s: float(s.abscissa.max()))
-        why = f" the field itself grows (Re lambda = {float(top.abscissa.max()):.3g} at layer {top.layer}), which no step size removes;"
+        rate = float(top.abscissa.max())
+        why = f" the field itself grows (Re lambda = {rate:.3g} at layer {top.layer}), which no step size removes;"
         remedy = f"use {shorter}, or an antisymmetric or parabolic field"
         layer = top.layer
     else:
         top = max(e.spectra, key=lambda s: float(s.lognorm_2.max()))
+        inside = (
+            "every eigenvalue lies inside the region"
+            if expected == 1.0
+            else (f"modes outside the region explain no more than a factor {_factor(expected)}")
+        )
         why = (
-            f" yet every eigenvalue lies inside the region: the growth is transient (logarithmic norm "
+            f" yet {inside}: the growth is transient (logarithmic norm "
             f"{float(top.lognorm_2.max()):.3g}, departure from normality {float(top.henrici.max()):.2g}) or comes from "
             "the change of the Jacobian with depth;"
         )
         remedy = f"use {shorter}, a parabolic field, or weights that vary slowly with depth"
         layer = top.layer
-    return Verdict(
-        f"Measured unstable: {what} = {_number(value)} (bound {BOUNDED:g});{why} {remedy}.", "measured", False, layer, remedy
-    )
+    sentence = f"Measured unstable: {what} = {_number(value)} (bound {BOUNDED:g});{why} {remedy}."
+    return Verdict(sentence, "measured", False, layer, remedy)
 
 
 def _bounded(e: Evidence, outside: Sequence[LayerSpectrum], worst: tuple[float, str, int]) -> Verdict:
@@ -181,10 +205,14 @@ def _bounded(e: Evidence, outside: Sequence[LayerSpectrum], worst: tuple[float, 
     if outside:
         top = max(outside, key=lambda s: s.worst)
         remedy, layer = remedy or remedy_for(e.spectra), top.layer
-        slow = f"; {_where(outside, top)}, too little to matter at this depth, but it compounds: {remedy_for(e.spectra)}"
-    exact = "; the exact flow is non-expansive (proved), this discretisation need not be" if e.exact_nonexpansive else ""
+        slow = f"; {_where(outside, top, len(e.spectra))}, too little to matter at this depth, but it compounds: {remedy_for(e.spectra)}"
+    exact = (
+        "; the exact flow is non-expansive (proved), this discretisation need not be"
+        if e.exact_nonexpansive
+        else ""
+    )
     return Verdict(
-        f"Measured stable for these inputs: no perturbation grows more than {_number(value)} times ({what})"
+        f"Measured stable for these inputs: perturbations grow by a factor of {_factor(value)} at most ({what})"
         f"{fading}{exact}{slow}.",
         "measured",
         True,
@@ -198,9 +226,12 @@ def remedy_for(spectra: Sequence[LayerSpectrum]) -> str:
     flow = spectra[0].interval.flow
     now, limit = max(abs(s.interval.h) for s in spectra), stable_step(spectra)
     ways = []
-    if 0 < limit < now and now / limit <= 1000:
+    if 0 < limit < now <= _MOST_REFINEMENT * limit:
         factor = math.ceil(now / limit * flow.substeps - 1e-9)
-        ways.append(f"reduce h by {_up(now / limit)} (these weights: with_integrator({name_of(flow)!r}, steps={flow.steps * factor}))")
+        steps = flow.steps * factor
+        ways.append(
+            f"reduce h by {_up(now / limit)} (these weights: with_integrator({name_of(flow)!r}, steps={steps}))"
+        )
     other = fitting(spectra)
     if other:
         ways.append(f"use {other}")
@@ -219,8 +250,6 @@ def fitting(spectra: Sequence[LayerSpectrum]) -> str:
 
 
 def _suits(flow: Flow, name: str) -> bool:
-    from .. import integrators
-
     try:
         check_pair(flow.field, integrators.get(name))
     except Incompatible:
@@ -233,8 +262,8 @@ def _holds(name: str, spectra: Sequence[LayerSpectrum]) -> bool:
     return not z.numel() or bool((growth(name, z) <= 1.0 + NEUTRAL).all())
 
 
-def spans(layers: Sequence[int]) -> str:
-    """[3, 4, 5, 9] -> "layers 3-5, 9"."""
+def spans(layers: Sequence[int], analysed: int) -> str:
+    """[3, 4, 5, 9] -> "layers 3-5, 9"; more than four runs are counted, "7 of 16 layers"."""
     runs: list[list[int]] = []
     for n in sorted(layers):
         if runs and n == runs[-1][1] + 1:
@@ -242,7 +271,7 @@ def spans(layers: Sequence[int]) -> str:
         else:
             runs.append([n, n])
     if len(runs) > 4:
-        return f"{len(layers)} layers between {runs[0][0]} and {runs[-1][1]}"
+        return f"{len(layers)} of {analysed} layers"
     text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
     return f"layer{'s' if len(layers) > 1 else ''} {text}"
 
@@ -251,10 +280,12 @@ def _number(x: float) -> str:
     return f"{x:.3g}" if 1e-3 <= x < 1e4 else f"{x:.1e}"
 
 
+def _factor(x: float) -> str:
+    """A factor near 1 with the digits that tell it from 1."""
+    return f"1 + {x - 1:.1g}" if 1.0 < x < 1.01 else _number(x)
+
+
 def _up(x: float) -> str:
     """Rounded upwards to two digits, because a smaller factor would not do."""
     digits = 1 - math.floor(math.log10(x))
     return f"{math.ceil(x * 10**digits - 1e-9) / 10**digits:g}"
-
-
-__all__ = ["BOUNDED", "VANISHING", "Evidence", "Verdict", "fitting", "judge", "largest_step", "remedy_for", "spans"]

@@ -1,0 +1,381 @@
+"""`report`: every measure of stability of one network, as numbers, tables, figures and one sentence."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BadInput
+from ..flow import Chain, Flow
+from ..integrators import Integrator
+from .energy import energy_drift
+from .proofs import contractive_limit, lognorm_proof, nonexpansive, nonvanishing
+from .region import Region, stability_region
+from .robustness import accuracy, exchange, input_noise, perturbation_growth, title, weight_noise
+from .sensitivity import (
+    Activity,
+    Sensitivity,
+    activity,
+    checked_labels,
+    gradient_norms,
+    input_jacobian,
+    sensitivity,
+    singular_values,
+)
+from .spectrum import LayerSpectrum, lognorm_integral, spectra, spectral_metrics
+from .unroll import Unrolled, affordable, in_double, name_of, unroll
+from .verdict import Evidence, Verdict, judge
+
+_SAMPLES = 256  # for saturation and gradients, which need no Jacobian
+
+
+@dataclass(frozen=True)
+class Table:
+    """Data of a figure: column names and rows; an entry that does not exist is None."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Stability of one network.
+
+    verdict:    the sentence, its standing, layer and remedy
+    metrics:    name -> number; what a name means is in `report`
+    tables:     "layers", "eigenvalues", and with labels "noise", "exchange": the data behind the figures
+    integrator: name of the network's own integrator ("" without a flow)
+    frame:      (integrator, box, coefficients) for drawing its stability region; None without a flow
+    """
+
+    verdict: Verdict
+    metrics: dict[str, float]
+    tables: dict[str, Table]
+    integrator: str = ""
+    frame: tuple[Integrator, tuple[float, float, float, float], Any] | None = None
+
+    def to_dict(self) -> dict[str, float]:
+        """Metric name -> number, flat."""
+        return dict(self.metrics)
+
+    def region(self, points: int = 241) -> Region | None:
+        """The stability region of the network's integrator, in a box that holds it and the eigenvalues."""
+        return (
+            None
+            if self.frame is None
+            else stability_region(self.frame[0], self.frame[1], points, self.frame[2])
+        )
+
+    def figures(self) -> dict[str, Any]:
+        """Name -> matplotlib Figure."""
+        from .plots import figures
+
+        return figures(self)
+
+    def save(self, folder: str | Path) -> Path:
+        """report.json, a CSV for every table, and every figure as PNG and SVG, into `folder` (made if missing)."""
+        from .plots import write
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = {k: v if math.isfinite(v) else None for k, v in self.metrics.items()}
+        text = json.dumps(
+            {"verdict": asdict(self.verdict), "integrator": self.integrator, "metrics": numbers}, indent=2
+        )
+        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+        for name, table in self.tables.items():
+            with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(table.columns)
+                writer.writerows(table.rows)
+        for name, figure in self.figures().items():
+            write(figure, folder / name)
+        return folder
+
+    def __repr__(self) -> str:
+        lines = [self.verdict.sentence, ""]
+        lines += [
+            f"  {name:<{max(map(len, self.metrics))}}  {value:.4g}" for name, value in self.metrics.items()
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{v:.4g}</td></tr>" for k, v in self.metrics.items())
+        return f"<p><b>{html.escape(self.verdict.sentence)}</b></p><table>{rows}</table>"
+
+
+def report(
+    net: Any,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    integrators: Sequence[Any] = ("euler", "midpoint", "rk4"),
+    noise: Sequence[float] = (0.05, 0.1, 0.2),
+    seed: int = 0,
+    points: int = 16,
+    layers: int = 64,
+    draws: int = 3,
+    refine: Sequence[int] = (1, 2, 4),
+) -> Report:
+    """Stability of a Flow, a Chain with flows, an nn.Sequential or a list of callables, at inputs x (B, ...).
+
+    y:       class labels (B,), for the accuracy metrics
+    points:  samples at which Jacobians are taken, drawn with `seed` (fewer where they would not fit in memory); 16 for
+             a report to keep, 4 for a quick one
+    layers:  at most so many layers are analysed in the spectrum, evenly spread over depth
+    noise, draws:            levels relative to the spread of x and of each weight tensor, averaged over `draws`
+    integrators, refine:     the same weights under these, with 1, 2, 4 steps per knot interval
+
+    Metrics, maxima over layers and samples unless said otherwise; those that a model cannot have are absent:
+        amplification_max, inside_share, outside_share, growing_share    modes under the integrator; outside: amplified
+            though the exact flow damps them, growing: amplified by the exact flow too
+        h, h_stable, h_contractive      step, its limit from eigenvalues, its limit for a proof of non-expansiveness
+        spectral_abscissa, spectral_radius, lognorm_2, lognorm_1, lognorm_inf, henrici, transient_gap    of df/dy
+        lognorm_integral, lognorm_bound, lognorm_floor    of the exact flow: |dy(T)/dy(0)| lies between floor and bound
+        sensitivity_max, sensitivity_min    of |dy_N/dy_j|_2 over j; singular_max, singular_min of dy_N/dy_0
+        transient_max, forward_random, forward_worst    growth of perturbations of y_0 on the way and at the end
+        perturbation_growth    the same on the way for a finite random perturbation
+        output_sensitivity     |d output/d input|_2, a lower bound of the network's Lipschitz constant
+        gradient_min, gradient_max, gradient_ratio    |dL/dtheta_n| over layers
+        saturated_share, dead_share    of activations (the worst layer)
+        energy_drift    relative, over 256 steps with the weights of the first layer
+        proved_nonexpansive, proved_nonvanishing    1 or 0
+        accuracy, accuracy_input_noise_*, accuracy_weight_noise_*, accuracy_<integrator>_x<factor>
+    Choose it to compare architectures or to find out why one does not train. Raises BadInput for x that is no batch of
+    floating-point numbers, labels that are no whole numbers, or a model that is no row of layers.
+    """
+    labels = checked_labels(y, x)
+    if points < 1 or layers < 2 or draws < 1:
+        raise BadInput(
+            f"points and draws are at least 1 and layers at least 2, got {points}, {draws}, {layers}."
+        )
+    u = unroll(net, _drawn(x, affordable(net, x, points), seed))
+    found, products = _analyse(u, layers)
+    gradients = gradient_norms(u.model, *_some(u, net, x, labels), seed) if products else []
+    seen = activity(u.model, u.x if products is None else _many(u, x))
+    growth = perturbation_growth(u, seed=seed)
+    metrics: dict[str, float] = {"layers": u.depth, "points": len(u.x), **spectral_metrics(found)}
+    metrics |= _bounds(u, found) | _products(u, products, growth) | _training(gradients, seen)
+    drift = energy_drift(u)
+    metrics |= {} if drift is None else {"energy_drift": drift}
+    proved = {"proved_nonexpansive": int(nonexpansive(u)), "proved_nonvanishing": int(nonvanishing(u))}
+    exact = lognorm_proof(u)
+    verdict = judge(
+        Evidence(
+            u,
+            found,
+            products,
+            bool(proved["proved_nonexpansive"]),
+            bool(proved["proved_nonvanishing"]),
+            exact is not None and exact <= 0,
+        )
+    )
+    tables = {"layers": _layer_table(found, products, growth, gradients)}
+    tables |= {"eigenvalues": _eigenvalue_table(found)} if found else {}
+    if labels is not None:
+        scores, noisy = _accuracy(net, x, labels, integrators, noise, seed, draws, refine)
+        metrics |= scores
+        tables |= noisy
+    flow = found[0].interval.flow if found else None
+    return Report(
+        verdict, metrics | proved, tables, name_of(flow) if flow else "", _frame(found) if found else None
+    )
+
+
+def predict(net: Any, x: Tensor, *, points: int = 4, layers: int = 16, seed: int = 0) -> dict[str, float]:
+    """What theory says before anything is measured: h, h_stable (largest stable step, from the spectra), the modes
+    outside the region, h_contractive (where a proof exists), lognorm_integral and its exp. Raises BadInput for a model
+    without flows."""
+    u = unroll(net, _drawn(x, affordable(net, x, points), seed))
+    found = spectra(u, layers)
+    if not found:
+        raise BadInput(
+            "there is no flow in this model, so no step size to predict; give a Flow or a Chain with one."
+        )
+    return spectral_metrics(found) | _bounds(u, found)
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _drawn(x: Tensor, count: int, seed: int) -> Tensor:
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    return x[order[:count].sort().values.to(x.device)]
+
+
+def _analyse(u: Unrolled, layers: int) -> tuple[list[LayerSpectrum], Sensitivity | None]:
+    if u.finite_until < u.depth:
+        return spectra(u, layers), None
+    return spectra(u, layers), sensitivity(u, layers)
+
+
+def _many(u: Unrolled, x: Tensor) -> Tensor:
+    return x[:_SAMPLES].to(u.x)
+
+
+def _some(u: Unrolled, net: Any, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    return _many(u, x), None if labels is None else labels[:_SAMPLES]
+
+
+def _bounds(u: Unrolled, found: Sequence[LayerSpectrum]) -> dict[str, float]:
+    if not found:
+        return {}
+    depth = sum(layer.interval is not None for layer in u.layers)
+    high, low = lognorm_integral(found, depth)
+    out = {"lognorm_integral": high, "lognorm_bound": _exp(high), "lognorm_floor": _exp(low)}
+    limit = contractive_limit(u)
+    return out if limit is None else {**out, "h_contractive": limit}
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 709 else math.inf
+
+
+def _products(u: Unrolled, s: Sensitivity | None, growth: Tensor) -> dict[str, float]:
+    if s is None:
+        return {}
+    whole = singular_values(s.whole)
+    return {
+        "sensitivity_max": float(s.backward.max()),
+        "sensitivity_min": float(s.backward.min()),
+        "singular_max": float(whole.max()),
+        "singular_min": float(whole.min()),
+        "transient_max": float(s.forward.max()),
+        "forward_random": s.random,
+        "forward_worst": float(s.forward[-1].max()),
+        "perturbation_growth": float(growth.max()),
+        "output_sensitivity": float(singular_values(input_jacobian(u))[:, 0].max()),
+    }
+
+
+def _training(gradients: list[tuple[str, float]], seen: list[Activity]) -> dict[str, float]:
+    out: dict[str, float] = {}
+    if gradients:
+        norms = [g for _, g in gradients]
+        low, high = min(norms), max(norms)
+        out = {
+            "gradient_min": low,
+            "gradient_max": high,
+            "gradient_ratio": high / low if low > 0 else math.inf,
+        }
+    if seen:
+        out |= {"saturated_share": max(a.saturated for a in seen), "dead_share": max(a.dead for a in seen)}
+    return out
+
+
+def _layer_table(
+    found: Sequence[LayerSpectrum], s: Sensitivity | None, growth: Tensor, gradients: list[tuple[str, float]]
+) -> Table:
+    columns = (
+        "layer", "t", "sensitivity_min", "sensitivity_mean", "sensitivity_max", "singular_min", "forward_max",
+        "perturbation_growth", "amplification_max", "lognorm_2", "lognorm_1", "lognorm_inf", "spectral_abscissa",
+        "henrici", "gradient_norm",
+    )  # fmt: skip
+    by_layer = {f.layer: f for f in found}
+    flows = [v for place, v in gradients if place.endswith("]")] or [v for _, v in gradients]
+    at = s.at if s is not None else sorted(by_layer)
+    rows = []
+    for i, n in enumerate(at):
+        back: list[float | None] = [None] * 5
+        if s is not None:
+            b = s.backward[i]
+            back = [float(v) for v in (b.min(), b.mean(), b.max(), s.smallest[i].min(), s.forward[i].max())]
+        f = by_layer.get(n)
+        of_field: list[float | None] = [None] * 6 if f is None else [
+            float(v.max()) for v in (f.growth, f.lognorm_2, f.lognorm_1, f.lognorm_inf, f.abscissa, f.henrici)
+        ]  # fmt: skip
+        own = flows[n] if n < len(flows) and len(flows) >= len(growth) - 1 else None
+        rows.append((n, f.interval.t if f else None, *back, float(growth[n + 1].max()), *of_field, own))
+    return Table(columns, rows)
+
+
+def _eigenvalue_table(found: Sequence[LayerSpectrum]) -> Table:
+    rows = []
+    for s in found:
+        for p in range(len(s.scaled)):
+            columns = (s.scaled[p].real, s.scaled[p].imag, s.growth[p], s.outside[p].int(), s.expected[p].int())
+            rows += [(s.layer, p, *values) for values in zip(*(c.tolist() for c in columns))]
+    return Table(("layer", "sample", "re", "im", "amplification", "outside", "grows"), rows)
+
+
+def _frame(found: Sequence[LayerSpectrum]) -> tuple[Integrator, tuple[float, float, float, float], Any]:
+    """What `Report.region` draws: the first flow's integrator, learned coefficients at their mean."""
+    z = torch.cat([s.scaled.flatten() for s in found])
+    method = found[0].interval.flow.integrator
+    left = min(-1.2, 1.15 * float(z.real.min()), -1.2 * _small(method.facts.real_interval))
+    right = max(0.8, 1.2 * float(z.real.max()))
+    up = max(1.4, 1.15 * float(z.imag.abs().max()), 1.2 * _small(method.facts.imag_interval))
+    wide = max(right - left, 2 * up * 0.9)
+    left, up = right - wide, max(up, wide / 3)
+    coef = {k: torch.stack([s.interval.coef[k] for s in found]).mean() for k in found[0].interval.coef}
+    return method, (left, right, -up, up), coef or None
+
+
+def _small(x: float | None) -> float:
+    return x if x is not None and x < 10 else 0.0
+
+
+def _accuracy(
+    net: Any,
+    x: Tensor,
+    y: Tensor,
+    integrators: Sequence[Any],
+    noise: Sequence[float],
+    seed: int,
+    draws: int,
+    refine: Sequence[int],
+) -> tuple[dict[str, float], dict[str, Table]]:
+    single = in_double(net, x)[0] if not isinstance(net, nn.Module) else _twin(net)
+    model = single if isinstance(single, nn.Module) else _Row(single, x)
+    clean = accuracy(model, x, y)
+    of_input, of_weights = (
+        input_noise(model, x, y, noise, draws, seed),
+        weight_noise(model, x, y, noise, draws, seed),
+    )
+    out = {"accuracy": clean}
+    out |= {f"accuracy_input_noise_{level:g}": a for level, a in zip(noise, of_input)}
+    out |= {f"accuracy_weight_noise_{level:g}": a for level, a in zip(noise, of_weights)}
+    rows = [(0.0, clean, clean), *zip(noise, of_input, of_weights)]
+    tables = {"noise": Table(("level", "accuracy_input_noise", "accuracy_weight_noise"), rows)}
+    if isinstance(model, Flow | Chain) and any(isinstance(m, Flow) for m in model.modules()):
+        own = next(m for m in model.modules() if isinstance(m, Flow)).integrator
+        others = [i for i in integrators if title(i) != title(own)]
+        swapped = exchange(model, x, y, [own, *others], refine)
+        out |= {f"accuracy_{name}_x{factor}": a for (name, factor), a in swapped.items()}
+        tables["exchange"] = _exchange_table(swapped, refine)
+    return out, tables
+
+
+def _twin(net: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(net).eval()
+
+
+class _Row(nn.Module):
+    """A list of callables as a module."""
+
+    def __init__(self, layers: Sequence[Any], like: Tensor) -> None:
+        super().__init__()
+        self.kept = nn.ModuleList([m.to(like.dtype) for m in layers if isinstance(m, nn.Module)])
+        self.layers = list(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def _exchange_table(found: Mapping[tuple[str, int], float], refine: Sequence[int]) -> Table:
+    names = list(dict.fromkeys(name for name, _ in found))
+    rows = [(name, *(found.get((name, factor)) for factor in refine)) for name in names]
+    return Table(("integrator", *(f"x{factor}" for factor in refine)), rows)

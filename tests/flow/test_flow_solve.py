@@ -1,0 +1,202 @@
+"""Initial value problems: right answers, honest statuses, sentences."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+import odenet as on
+from odenet.errors import BadInput, Incompatible, NotBuiltYet, SolveFailed
+
+pytestmark = pytest.mark.usefixtures("double")
+
+NAMES = [n for n in on.integrators.names() if not on.integrators.get(n).learnable]
+FIRST_ORDER = [n for n in NAMES if not on.integrators.get(n).needs]
+
+
+def pace(name: str, steps: int) -> int | None:
+    return None if on.integrators.get(name).adaptive else steps
+
+
+@pytest.mark.parametrize("name", ["dopri5", "tsit5", "bosh3"])
+def test_adaptive_methods_reach_scipys_solution(name: str) -> None:
+    def f(t: float, y: np.ndarray) -> np.ndarray:
+        return np.array([y[1], (1 - y[0] ** 2) * y[1] - y[0] + math.sin(t)])
+
+    exact = solve_ivp(f, (0, 5), [2.0, 0.0], method="DOP853", rtol=1e-12, atol=1e-12, t_eval=[0, 1, 2.5, 5]).y.T
+    field = on.fields.VanDerPol()
+    sol = on.solve(
+        lambda t, y: field(t, y, {}) + torch.tensor([0.0, math.sin(t)]),
+        torch.tensor([2.0, 0.0]), [0.0, 1.0, 2.5, 5.0], integrator=name, rtol=1e-9, atol=1e-11,
+    )  # fmt: skip
+    assert sol.status == "success" and sol.y.shape == (4, 2)
+    np.testing.assert_allclose(sol.y.numpy(), exact, rtol=0, atol=2e-7)
+
+
+def test_backwards_in_time_returns_to_the_start() -> None:
+    y0 = torch.tensor([1.0, 1.0])
+    there = on.solve(on.fields.LotkaVolterra(), y0, [0.0, 1.0], rtol=1e-10, atol=1e-12)
+    back = on.solve(on.fields.LotkaVolterra(), there.y[-1], [1.0, 0.0], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(back.y[-1], y0, rtol=0, atol=1e-7)
+    assert back.t.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("system", [on.fields.LotkaVolterra, on.fields.VanDerPol, on.fields.Lorenz])
+def test_systems_reach_their_reference_values(system: type[on.Field]) -> None:
+    y0, t, end = system.reference  # type: ignore[attr-defined]
+    sol = on.solve(system(), torch.tensor(y0), [0.0, t], rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(sol.y[-1], torch.tensor(end), rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_integrator_solves_the_oscillator(name: str) -> None:
+    needs = on.integrators.get(name).needs
+    field: object = on.fields.HarmonicOscillator()
+    y0, exact = torch.tensor([1.0, 0.5]), math.cos(1.0) + 0.5 * math.sin(1.0)
+    if "second_order" in needs:
+        field, y0, exact = on.fields.SecondOrder(on.wrap(lambda t, y: -y)), torch.tensor([1.0]), math.cos(1.0)
+    sol = on.solve(field, y0, [0.0, 0.5, 1.0], integrator=name, steps=pace(name, 200))  # type: ignore[arg-type]
+    tolerance = 0.1 if name == "momentum" else 1e-2 if on.integrators.get(name).order == 1 else 1e-4
+    assert float(sol.y[-1, 0]) == pytest.approx(exact, abs=tolerance)
+    assert sol.status in ("success", "completed")
+
+
+def test_a_state_keeps_its_form() -> None:
+    def f(t: float, s: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"a": -s["a"], "b": s["a"].sum() * torch.ones(2, 2)}
+
+    sol = on.solve(f, {"a": torch.ones(3), "b": torch.zeros(2, 2)}, [0.0, 0.5, 1.0], rtol=1e-10, atol=1e-12)
+    assert sol.y["a"].shape == (3, 3) and sol.y["b"].shape == (3, 2, 2)
+    torch.testing.assert_close(sol.y["a"][-1], math.exp(-1) * torch.ones(3), rtol=1e-9, atol=0)
+    torch.testing.assert_close(sol.y["b"][-1], 3 * (1 - math.exp(-1)) * torch.ones(2, 2), rtol=1e-9, atol=0)
+    pair = on.solve(lambda t, s: (s[1], -s[0]), (torch.ones(1), torch.zeros(1)), [0.0, 1.0])
+    assert isinstance(pair.y, tuple) and float(pair.y[0][-1]) == pytest.approx(math.cos(1.0), abs=1e-5)
+    assert sol(0.25)["a"].shape == (3,)
+
+
+def test_a_second_order_field_starts_at_rest_or_from_a_pair() -> None:
+    field = on.fields.SecondOrder(on.wrap(lambda t, y: -4 * y))
+    rest = on.solve(field, torch.tensor([1.0]), [0.0, 1.0], rtol=1e-10, atol=1e-12)
+    assert float(rest.y[-1]) == pytest.approx(math.cos(2.0), abs=1e-8)
+    pair = on.solve(field, (torch.tensor([1.0]), torch.tensor([2.0])), [0.0, 1.0], integrator="verlet", steps=4000)
+    q, v = pair.y
+    assert float(q[-1]) == pytest.approx(math.cos(2.0) + math.sin(2.0), abs=1e-6)
+    assert float(v[-1]) == pytest.approx(-2 * math.sin(2.0) + 2 * math.cos(2.0), abs=1e-6)
+    with pytest.raises(Incompatible, match="starts at rest"):
+        on.solve(field, (torch.tensor([1.0]), torch.tensor([2.0])), [0.0, 1.0], integrator="leapfrog", steps=10)
+
+
+def test_dense_output_is_of_fourth_order() -> None:
+    errors = []
+    for steps in (10, 20):
+        sol = on.solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0], integrator="dopri5", steps=steps)
+        errors.append(max(abs(float(sol(t)) - math.exp(-t)) for t in (0.03, 0.333, 0.77, 0.99)))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(4.0, abs=0.5)
+    with pytest.raises(BadInput, match=r"known on \[0, 1\], not at t = 1.5"):
+        sol(1.5)
+
+
+@pytest.mark.parametrize("gradient", ["autograd", "discrete", "checkpoint"])
+def test_the_gradient_with_respect_to_start_and_module_is_that_of_the_exact_solution(gradient: str) -> None:
+    linear = torch.nn.Linear(2, 2, bias=False)
+    y0 = torch.randn(2, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sol = on.solve(linear, y0, [0.0, 0.5, 1.0], gradient=gradient, rtol=1e-10, atol=1e-12)
+    ours = torch.autograd.grad(sol.y.sum(), [y0, linear.weight])
+    exact = sum(torch.linalg.matrix_exp(linear.weight * t) @ y0 for t in (0.0, 0.5, 1.0)).sum()  # type: ignore[union-attr]
+    for a, b in zip(ours, torch.autograd.grad(exact, [y0, linear.weight])):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "points"), [(n, 2) for n in FIRST_ORDER] + [(n, 21) for n in FIRST_ORDER if ":" not in n]
+)
+@pytest.mark.filterwarnings("ignore:.*Lipschitz constant")
+def test_no_integrator_calls_a_solution_past_its_pole_a_success(name: str, points: int) -> None:
+    t = torch.linspace(0.0, 2.0, points)
+    sol = on.solve(
+        lambda t, y: y**2, torch.ones(1), t, integrator=name, steps=pace(name, 20), on_failure="return", max_steps=3000
+    )
+    assert sol.status != "success"
+    assert torch.isfinite(sol.y).all() and sol.y.shape[0] == sol.t.shape[0]
+    if on.integrators.get(name).adaptive:
+        assert sol.status in ("step_underflow", "max_steps", "non_finite") and sol.t_last < 1.01
+        assert "t = " in sol.message
+
+
+@pytest.mark.parametrize("name", ["euler", "rk4"])
+def test_a_coarse_run_past_a_pole_is_suspect_with_a_warning(name: str) -> None:
+    with pytest.warns(UserWarning, match="h times the local Lipschitz constant is"):
+        sol = on.solve(lambda t, y: y**2, torch.ones(1), [0.0, 2.0], integrator=name, steps=2)
+    assert sol.status == "suspect"
+
+
+@pytest.mark.parametrize("name", [n for n in FIRST_ORDER if not on.integrators.get(n).adaptive])
+@pytest.mark.filterwarnings("ignore:.*half the step size")
+def test_check_finds_a_coarse_run_inaccurate_and_a_fine_one_a_success(name: str) -> None:
+    pole = on.solve(
+        lambda t, y: y**2, torch.ones(1), [0.0, 2.0], integrator=name, steps=3, check=True, on_failure="return"
+    )
+    assert pole.status in ("inaccurate", "non_finite")
+    fine = on.solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0], name, steps=300, check=True, rtol=2e-2, atol=1e-3)
+    assert fine.status == "success"
+    if not name.startswith("torchdiffeq") and name != "momentum":  # those do not follow error = C h^p here
+        true_error = abs(float(fine.y[-1]) - math.exp(-1)) / (1e-3 + 2e-2 * math.exp(-1))
+        assert fine.error is not None and true_error <= 2.5 * fine.error + 1e-9
+
+
+def test_a_failure_names_integrator_time_sample_and_component_and_keeps_the_partial_result() -> None:
+    y0 = torch.tensor([[0.1, 0.1], [0.1, 5.0]])
+    with pytest.raises(SolveFailed, match=r"'rk4' on <lambda>: .* after t = .* \(first in sample 1, component 1\)") as caught:
+        on.solve(lambda t, y: y**2, y0, [0.0, 0.1, 3.0], integrator="rk4", steps=20)
+    partial = caught.value.solution
+    assert partial.status == "non_finite" and partial.y.shape == (2, 2, 2) and 0.1 < partial.t_last < 3.0
+
+
+def test_evaluations_are_counted_as_the_field_is_called() -> None:
+    calls = [0]
+
+    def f(t: float, y: torch.Tensor) -> torch.Tensor:
+        calls[0] += 1
+        return -y
+
+    for name in ("dopri5", "tsit5"):
+        calls[0] = 0
+        sol = on.solve(f, torch.ones(2), [0.0, 1.0], integrator=name, gradient="autograd")
+        assert abs(sol.stats["nfe"] - calls[0]) <= 2  # the two evaluations that choose the first step
+
+
+BAD = [
+    (dict(t=[0.0]), "two or more times"),
+    (dict(t=[0.0, 1.0, 0.5]), "strictly increasing or strictly decreasing"),
+    (dict(t=[0.0, math.nan]), "strictly increasing"),
+    (dict(y0=torch.tensor([1])), "floating-point tensors, got torch.int64"),
+    (dict(y0=torch.tensor([1.0, math.nan])), r"NaN or infinite entry \(component 1\)"),
+    (dict(integrator="rk4"), "takes fixed steps; write steps=100"),
+    (dict(integrator="rk4", steps=-1), "positive whole number of steps"),
+    (dict(rtol=-1e-3), "tolerances are positive"),
+    (dict(on_failure="ignore"), "'raise' or 'return'"),
+    (dict(gradient="magic"), "gradient 'magic' is not known"),
+    (dict(field=on.fields.Free(2)), "put it into a Flow"),
+    (dict(integrator="lm", steps=3), "learned with a network"),
+    (dict(integrator="verlet", steps=3), "needs a separable field"),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), BAD, ids=[s[:20] for _, s in BAD])
+def test_bad_input_is_told_in_a_sentence(change: dict[str, object], sentence: str) -> None:
+    given = {"field": lambda t, y: -y, "y0": torch.ones(2), "t": [0.0, 1.0], **change}
+    with pytest.raises(BadInput, match=sentence):
+        on.solve(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", [{"events": abs}, {"per_sample": True}, {"compile": True}])
+def test_parts_that_are_not_built_say_so(option: dict[str, object]) -> None:
+    with pytest.raises(NotBuiltYet, match="is not built in this version"):
+        on.solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0], **option)  # type: ignore[arg-type]

@@ -1,0 +1,446 @@
+"""One step: against hand-written loops, scipy, torchdiffeq; inversion, memory, derivatives, batches."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torchdiffeq
+from scipy.integrate import RK23, RK45
+from scipy.integrate._ivp.rk import rk_step
+
+import odenet.integrators as integrators
+from odenet.errors import BadInput, Incompatible
+from odenet.integrators import Multistep, RungeKutta, TwoStep
+from odenet.integrators.library import LIBRARY
+
+STEPS, H = 20, 0.05
+
+
+class Wave:
+    """A nonlinear, non-autonomous separable right-hand side on y = (q, p) in the last axis (..., 4)."""
+
+    def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> None:
+        g = torch.Generator().manual_seed(seed)
+        self.a = torch.randn(2, 2, generator=g, dtype=torch.float64).to(dtype)
+        self.calls = 0
+
+    def split(self, y):
+        return y[..., :2], y[..., 2:]
+
+    def join(self, q, p):
+        return torch.cat((q, p), -1)
+
+    def kick(self, t, q):
+        self.calls += 1
+        return -torch.tanh(q @ self.a + t) @ self.a.T
+
+    def drift(self, t, p):
+        return torch.sin(p + t)
+
+    def __call__(self, t, y):
+        q, p = self.split(y)
+        return self.join(self.drift(t, p), self.kick(t, q))
+
+
+def start(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> torch.Tensor:
+    return torch.randn(*shape, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
+        dtype
+    )
+
+
+def march(method, f, y, steps=STEPS, h=H, coef=None, t=0.0):
+    carry, states = (), [y]
+    for n in range(steps):
+        y, _, carry = method.step(f, t + n * h, y, h, carry, coef)
+        states.append(y)
+    return torch.stack(states)
+
+
+def coefficients(method, dtype=torch.float64):
+    return {k: torch.tensor(-0.07, dtype=dtype) for k in method.learnable} or None
+
+
+# ---- hand-written loops, bitwise
+
+
+def test_euler_equals_the_hand_written_loop_bitwise():
+    f, y = Wave(), start(3)
+    expected = y
+    for n in range(STEPS):
+        expected = expected + H * f(n * H, expected)
+    assert torch.equal(march(integrators.get("euler"), f, y)[-1], expected)
+
+
+def test_midpoint_equals_the_hand_written_loop_bitwise():
+    f, y = Wave(), start(3)
+    expected = y
+    for n in range(STEPS):
+        k = f(n * H, expected)
+        expected = expected + H * f(n * H + H / 2, expected + H / 2 * k)
+    assert torch.equal(march(integrators.get("midpoint"), f, y)[-1], expected)
+
+
+def test_symplectic_euler_equals_the_hand_written_loop_bitwise():
+    f, y = Wave(), start(3)
+    q, p = f.split(y)
+    for n in range(STEPS):
+        p = p + H * f.kick(n * H, q)
+        q = q + H * f.drift(n * H + H, p)
+    assert torch.equal(march(integrators.get("symplectic_euler"), f, y)[-1], f.join(q, p))
+
+
+def test_a_two_step_method_with_k_zero_is_euler_bitwise():
+    f, y = Wave(), start(3)
+    assert torch.equal(march(TwoStep(0), f, y), march(integrators.get("euler"), f, y))
+
+
+def test_ab2_equals_the_hand_written_formula_after_a_heun_step():
+    f, y = Wave(), start(3)
+    k = f(0.0, y)
+    before, now = k, y + H / 2 * (k + f(H, y + H * k))
+    for n in range(1, STEPS):
+        slope = f(n * H, now)
+        before, now = slope, now + H * (1.5 * slope - 0.5 * before)
+    assert torch.allclose(march(integrators.get("ab2"), f, y)[-1], now, rtol=0, atol=1e-14)
+
+
+def test_momentum_is_the_heavy_ball_form():
+    """v <- gamma v + (1 - gamma) h f(y), y <- y + v."""
+    gamma, f, y = 0.9, Wave(), start(3)
+    x, v = y, torch.zeros_like(y)
+    for n in range(STEPS):
+        v = gamma * v + (1 - gamma) * H * f(n * H, x)
+        x = x + v
+    assert torch.allclose(march(integrators.get("momentum"), f, y)[-1], x, rtol=0, atol=1e-12)
+    learned = TwoStep("learned", gain="consistent")
+    coef = {"k": torch.tensor(-gamma, dtype=torch.float64)}
+    assert torch.allclose(march(learned, f, y, coef=coef)[-1], x, rtol=0, atol=1e-12)
+
+
+def test_lm_is_the_published_formula():
+    f, y, k = Wave(), start(3), -0.07
+    before, now = y, y
+    for n in range(STEPS):
+        before, now = now, (1 - k) * now + k * before + H * f(n * H, now)
+    lm = integrators.get("lm")
+    assert torch.allclose(march(lm, f, y, coef=coefficients(lm))[-1], now, rtol=0, atol=1e-13)
+
+
+def test_lm_without_its_coefficient_says_what_to_pass():
+    with pytest.raises(BadInput, match="coefficients"):
+        integrators.get("lm").step(Wave(), 0.0, start(), H, (), None)
+
+
+def test_leapfrog_gives_the_positions_of_verlet_from_rest():
+    class Force(Wave):
+        def drift(self, t, p):
+            return p
+
+    f, q = Force(), start(3)[..., :2]
+    positions = march(integrators.get("leapfrog"), f.kick, q)
+    both = march(integrators.get("verlet"), f, f.join(q, torch.zeros_like(q)))
+    assert torch.allclose(positions, both[..., :2], rtol=0, atol=1e-13)
+
+
+def test_two_step_midpoint_starts_with_euler():
+    f, y = Wave(), start(3)
+    first = y + H * f(0.0, y)
+    second = y + 2 * H * f(H, first)
+    states = march(integrators.get("two_step_midpoint"), f, y, steps=2)
+    assert torch.allclose(states[1:], torch.stack((first, second)), rtol=0, atol=1e-15)
+
+
+def test_a_general_multistep_formula_remembers_states_too():
+    nystrom = integrators.resolve(Multistep(alpha="-1 0 1", beta="0 2 0", order=2, starter="euler"))
+    f, y = Wave(), start(3)
+    expected = march(integrators.get("two_step_midpoint"), f, y)
+    assert torch.allclose(march(nystrom, f, y), expected, rtol=0, atol=1e-13)
+
+
+def test_yoshida4_is_three_verlet_steps():
+    f, y, verlet = Wave(), start(3), integrators.get("verlet")
+    w1 = 1 / (2 - 2 ** (1 / 3))
+    expected, t = y, 0.0
+    for w in (w1, 1 - 2 * w1, w1):
+        expected = verlet.step(f, t, expected, w * H, (), None).y
+        t += w * H
+    got = integrators.get("yoshida4").step(f, 0.0, y, H, (), None).y
+    assert torch.allclose(got, expected, rtol=0, atol=1e-14)
+
+
+# ---- scipy and torchdiffeq
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("dopri5", RK45), ("bosh3", RK23)])
+def test_a_pair_gives_the_step_and_the_error_of_scipy(name, theirs):
+    f, y = Wave(), start()
+    k = np.empty((theirs.n_stages + 1, 4))
+
+    def fun(t, x):
+        return f(t, torch.tensor(x)).numpy()
+
+    new, slope = rk_step(fun, 0.3, y.numpy(), fun(0.3, y.numpy()), H, theirs.A, theirs.B, theirs.C, k)
+    ours = integrators.get(name).step(f, 0.3, y, H, (), None)
+    assert np.allclose(ours.y.numpy(), new, rtol=0, atol=1e-15)
+    assert np.allclose(
+        ours.error.numpy(), -H * (k.T @ theirs.E), rtol=1e-10, atol=1e-18
+    )  # scipy: low minus high
+    assert np.allclose(ours.carry[0].numpy(), slope, rtol=0, atol=1e-14)
+
+
+THEIRS = {"euler": "euler", "midpoint": "midpoint", "heun": "heun2", "heun3": "heun3", "rk4_38": "rk4"}
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_fixed_step_methods_agree_with_torchdiffeq(name):
+    f, y = Wave(), start(3)
+    t = torch.linspace(0, 1, STEPS + 1, dtype=torch.float64)
+    expected = torchdiffeq.odeint(f, y, t, method=THEIRS[name])
+    assert torch.allclose(march(integrators.get(name), f, y), expected, rtol=0, atol=1e-12)
+    assert torch.allclose(
+        march(integrators.get(f"torchdiffeq:{THEIRS[name]}"), f, y), expected, rtol=0, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("method", ["dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun"])
+def test_adaptive_methods_of_torchdiffeq_meet_their_tolerance_in_each_step(method):
+    f, y = Wave(), start(3)
+    t = torch.tensor([0.0, H], dtype=torch.float64)
+    expected = torchdiffeq.odeint(f, y, t, method=method, rtol=1e-7, atol=1e-9, options={"step_t": t[1:]})[-1]
+    got = integrators.get(f"torchdiffeq:{method}").step(f, 0.0, y, H, (), None).y
+    assert torch.equal(got, expected)
+
+
+def test_a_step_of_torchdiffeq_into_a_pole_is_not_a_number_and_an_assertion_of_the_field_is_raised():
+    method, y = integrators.get("torchdiffeq:dopri5"), torch.ones(1, dtype=torch.float64)
+    assert not bool(torch.isfinite(method.step(lambda t, y: y * y, 0.0, y, 2.0, (), None).y).any())
+
+    def careful(t, y):
+        assert float(t) < 0.01, "beyond the data"
+        return -y
+
+    with pytest.raises(AssertionError, match="beyond the data"):
+        method.step(careful, 0.0, y, 2.0, (), None)
+
+
+# ---- going back
+
+
+REVERSIBLE = [n for n in LIBRARY if integrators.get(n).reversible]
+
+
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_inverting_every_step_returns_to_the_start(name):
+    method, f, y = integrators.get(name), Wave(), start(3)
+    now, carry, memories = y, (), []
+    for n in range(STEPS):
+        memories.append((now, carry))
+        now, _, carry = method.step(f, n * H, now, H, carry, None)
+    for n in reversed(range(STEPS)):
+        now, _, carry = method.invert(f, n * H, now, H, carry, None)
+        state, memory = memories[n]
+        assert torch.allclose(now, state, rtol=0, atol=1e-9 if name == "momentum" else 1e-12)
+        for got, kept in zip(carry, memory):
+            assert torch.allclose(got, kept, rtol=0, atol=1e-9 if name == "momentum" else 1e-12)
+
+
+def test_the_reversible_methods_are_these():
+    assert set(REVERSIBLE) == {
+        "momentum", "leapfrog", "two_step_midpoint", "symplectic_euler", "verlet", "yoshida4"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [n for n in LIBRARY if n not in REVERSIBLE])
+def test_a_method_that_cannot_go_back_says_so(name):
+    with pytest.raises(Incompatible, match="cannot run backwards"):
+        integrators.get(name).invert(Wave(), 0.0, start(), H, (), None)
+
+
+@pytest.mark.parametrize("name", [n for n in LIBRARY if not integrators.get(n).history])
+def test_a_negative_step_undoes_a_step_up_to_its_error(name):
+    method, f, y = integrators.get(name), Wave(), start(3)
+    there = method.step(f, 0.0, y, 1e-3, (), None).y
+    back = method.step(f, 1e-3, there, -1e-3, (), None).y
+    assert torch.allclose(back, y, rtol=0, atol=1e-5)
+
+
+# ---- symplecticity
+
+
+@pytest.mark.parametrize("name", [n for n in LIBRARY if "separable" in integrators.get(n).needs])
+def test_the_jacobian_of_a_splitting_step_is_symplectic(name):
+    method, f, y = integrators.get(name), Wave(), start()
+    f.drift = lambda t, p: torch.sin(p)  # gradients of a kinetic and a potential energy
+    m = torch.autograd.functional.jacobian(lambda x: method.step(f, 0.0, x, 0.3, (), None).y, y)
+    j = torch.zeros(4, 4, dtype=torch.float64)
+    j[:2, 2:], j[2:, :2] = torch.eye(2), -torch.eye(2)
+    assert float((m.T @ j @ m - j).abs().max()) < 1e-14
+    assert method.symplectic
+    assert method.facts.symplectic
+
+
+def test_a_runge_kutta_step_is_not_symplectic():
+    f, y = Wave(), start()
+    f.drift = lambda t, p: torch.sin(p)
+    m = torch.autograd.functional.jacobian(
+        lambda x: integrators.get("heun").step(f, 0.0, x, 0.3, (), None).y, y
+    )
+    j = torch.zeros(4, 4, dtype=torch.float64)
+    j[:2, 2:], j[2:, :2] = torch.eye(2), -torch.eye(2)
+    assert float((m.T @ j @ m - j).abs().max()) > 1e-4
+    assert not integrators.get("heun").symplectic
+
+
+# ---- evaluations
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_long_run_costs_the_stated_stages_per_step(name):
+    method, f, y = integrators.get(name), Wave(), start()
+    coef, carry, counts = coefficients(method), (), []
+    for n in range(10):
+        f.calls = 0
+        y, _, carry = method.step(f, n * H, y, H, carry, coef)
+        counts.append(f.calls)
+    assert counts[-1] == method.stages == method.facts.stages
+    # a step that starts afresh costs at most one evaluation more than the rest, or those of a starter
+    if not method.history:
+        assert counts[0] - counts[-1] in (0, 1)
+
+
+@pytest.mark.parametrize("name", ["dopri5", "tsit5", "bosh3"])
+def test_without_an_estimate_an_fsal_pair_leaves_out_its_last_stage(name):
+    method, f, y = integrators.get(name), Wave(), start()
+    full = method.step(f, 0.0, y, H, (), None)
+    f.calls = 0
+    lean = method.step(f, 0.0, y, H, (), None, estimate=False)
+    assert f.calls == method.stages
+    assert lean.error is None
+    assert lean.carry == ()
+    assert torch.equal(lean.y, full.y)
+    again = method.step(f, H, full.y, H, (), None)
+    reused = method.step(f, H, full.y, H, full.carry, None)
+    assert torch.equal(again.y, reused.y)
+    assert torch.equal(again.error, reused.error)
+
+
+@pytest.mark.parametrize("name", [n for n in LIBRARY if integrators.get(n).adaptive])
+def test_the_error_estimate_is_the_difference_of_the_two_solutions(name):
+    tableau, f, y = LIBRARY[name], Wave(), start()
+    low = RungeKutta(
+        type(tableau)(a=tableau.a, b=tableau.b_low, order=tableau.order_low)
+    ).step(f, 0.2, y, H, (), None)  # fmt: skip
+    high = integrators.get(name).step(f, 0.2, y, H, (), None)
+    assert torch.allclose(high.error, high.y - low.y, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["ab2", "ab3", "ab4"])
+def test_the_length_of_the_memory_tells_the_phase(name):
+    method, f, y = integrators.get(name), Wave(), start()
+    carry, lengths = (), []
+    for n in range(5):
+        lengths.append(len(carry))
+        y, _, carry = method.step(f, n * H, y, H, carry, None)
+    assert lengths == [min(n, method.history) for n in range(5)]
+
+
+# ---- purity, derivatives, types, batches
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_step_changes_neither_the_state_nor_the_memory_it_is_given(name):
+    method, f, y = integrators.get(name), Wave(), start(3)
+    coef, carry = coefficients(method), ()
+    for n in range(4):
+        kept = [x.clone() for x in (y, *carry)]
+        new, _, after = method.step(f, n * H, y, H, carry, coef)
+        assert all(torch.equal(a, b) for a, b in zip(kept, (y, *carry)))
+        y, carry = new, after
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_derivatives_through_three_steps_pass_gradcheck_in_state_step_size_and_coefficients(name):
+    method, f = integrators.get(name), Wave()
+
+    def run(y, t, h, k):
+        coef, carry = ({"k": k} if method.learnable else None), ()
+        for _ in range(3):
+            y, _, carry = method.step(f, t, y, h, carry, coef)
+            t = t + h
+        return y
+
+    y = start(2).requires_grad_()
+    t, h, k = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (0.2, 0.1, -0.07))
+    if method.learnable:
+        assert torch.autograd.gradcheck(run, (y, t, h, k))
+    else:
+        assert torch.autograd.gradcheck(lambda y, t, h: run(y, t, h, None), (y, t, h))
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_tensor_step_size_gives_what_a_number_gives(name):
+    method, f, y = integrators.get(name), Wave(), start(2)
+    h = torch.tensor(H, dtype=torch.float64)
+    coef = coefficients(method)
+    numbers = march(method, f, y, steps=5, coef=coef)
+    tensors = march(method, f, y, steps=5, h=h, coef=coef, t=torch.zeros((), dtype=torch.float64))
+    assert torch.allclose(numbers, tensors, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])
+@pytest.mark.parametrize("name", [*LIBRARY, "torchdiffeq:rk4", "torchdiffeq:dopri5"])
+def test_the_dtype_of_the_state_is_kept(name, dtype):
+    method = integrators.get(name)
+    f, y = Wave(dtype=dtype), start(2, dtype=dtype)
+    carry, coef = (), coefficients(method, torch.float64 if dtype.is_complex else dtype)
+    for h in (H, H, torch.tensor(H, dtype=torch.float64), H, H):
+        y, error, carry = method.step(f, 0.1, y, h, carry, coef)
+        assert y.dtype == dtype
+        assert error is None or error.dtype == dtype
+        assert all(c.dtype == dtype for c in carry)
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_vmap_over_a_batch_equals_one_sample_at_a_time(name):
+    method, f, y = integrators.get(name), Wave(), start(5)
+    coef = coefficients(method)
+
+    def run(x):
+        return march(method, f, x, steps=4, coef=coef)[-1]
+
+    together = torch.func.vmap(run)(y)
+    alone = torch.stack([run(x) for x in y])
+    assert torch.allclose(together, alone, rtol=0, atol=1e-14)
+    assert torch.allclose(run(y), alone, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_vjp_under_vmap_equals_the_jacobian(name):
+    method, f, y = integrators.get(name), Wave(), start()
+    coef = coefficients(method)
+
+    def run(x):
+        return march(method, f, x, steps=2, coef=coef)[-1]
+
+    _, pull = torch.func.vjp(run, y)
+    (rows,) = torch.func.vmap(pull)(torch.eye(4, dtype=torch.float64))
+    assert torch.allclose(rows, torch.autograd.functional.jacobian(run, y), rtol=0, atol=1e-13)
+
+
+def test_learned_coefficients_are_drawn_once_per_step_from_their_interval():
+    lm = integrators.get("lm")
+    k = lm.coefficients(1000, torch.Generator().manual_seed(0))["k"]
+    assert k.shape == (1000,)
+    assert -0.1 <= float(k.min()) < -0.09
+    assert -0.01 < float(k.max()) <= 0
+    assert torch.equal(k, lm.coefficients(1000, torch.Generator().manual_seed(0))["k"])
+    assert integrators.get("rk4").coefficients(10) is None
+
+
+def test_dahlquist_s_equation_is_solved_to_the_accuracy_of_the_order():
+    y = torch.tensor([1.0], dtype=torch.float64)
+    got = march(integrators.get("dopri5"), lambda t, x: -x, y, steps=20)[-1]
+    assert float(got) == pytest.approx(math.exp(-1), rel=1e-9)
