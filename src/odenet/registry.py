@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from .errors import BadInput, UnknownName
+from .errors import BadInput, NotBuiltYet, UnknownName
 
 T = TypeVar("T")
 
@@ -27,11 +27,19 @@ class Registry(Generic[T]):
     kind:   the noun of messages ("integrator")
     group:  entry-point group ("odenet.integrators")
     check:  turns what a user registers into the stored entry, or raises; called as check(name, obj)
+    planned: names that are announced and not built: asking for one says so, and a plug-in may take it
     """
 
-    def __init__(self, kind: str, group: str, check: Callable[[str, Any], T] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        check: Callable[[str, Any], T] | None = None,
+        planned: Iterable[str] = (),
+    ) -> None:
         self.kind = kind
         self.group = group
+        self.planned = frozenset(planned)
         self._check = check
         self._entries: dict[str, T] = {}
         self._families: dict[str, tuple[Callable[[], Iterable[str]], Callable[[str], T]]] = {}
@@ -55,7 +63,7 @@ class Registry(Generic[T]):
         self._families[prefix] = (names, make)
 
     def get(self, name: str) -> T:
-        """The entry called `name`; raises UnknownName with the nearest names."""
+        """The entry called `name`; raises UnknownName with the nearest names, NotBuiltYet for a planned one."""
         if isinstance(name, str):
             if name not in self._entries and ":" in name:
                 prefix, member = name.split(":", 1)
@@ -65,6 +73,8 @@ class Registry(Generic[T]):
                 self._load()
             if name in self._entries:
                 return self._entries[name]
+        if name in self.planned:
+            raise NotBuiltYet(f"{self.kind} {name!r} is not built in this version; there are: {', '.join(self.names())}.")
         near = difflib.get_close_matches(str(name), self.names(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {', '.join(self.names())}."
         raise UnknownName(f"no {self.kind} is called {name!r}; {hint}")

@@ -23,6 +23,8 @@ from .statistics import Difference, Summary
 from .store import Run, write
 
 RIGHT = (5, 6, 7)  # columns of numbers in the comparison table
+FOUND = ("net", "integrator", "accuracy %", "parameters", "nfe", "seconds", "stability")
+APART = ("net", "integrator", "difference", "reading")
 THEORY = ("case", "prediction", "measurement", "agrees")
 
 
@@ -78,7 +80,10 @@ class Results:
         return out
 
     def __str__(self) -> str:
-        blocks = [tables.text(self.comparison(), self.caption, right=RIGHT), self.remark]
+        cells = self.comparison()
+        found = tables.text(tables.columns(cells, FOUND), self.caption, right=(2, 3, 4, 5))
+        apart = tables.text(tables.columns(cells, APART), f"Paired difference to {self.reference}, points", right=(2,))
+        blocks = [found, apart, self.remark] if len(cells) > 1 else []
         if self.theory:
             blocks.append(tables.text([THEORY, *self.theory_rows()], "Where theory predicts the outcome"))
         blocks += [f"{key} failed: {why}" for key, why in self.failures.items()]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .statistics import Difference, Summary
 
 COLUMNS = ("net", "integrator", "seed", "accuracy", "parameters", "nfe", "seconds", "verdict")
-WIDTH = 128  # where there is no terminal to ask
+WIDTH = 120  # where there is no terminal to ask, and at least this much else: a folded table cannot be read
 
 
 def percent(value: float | None, sd: float | None = None) -> str:
@@ -42,27 +43,35 @@ def comparison(summaries: Sequence[Summary], found: Sequence[Difference]) -> lis
         [
             s.net, s.integrator, percent(s.accuracy, s.sd), signed(by_key.get(s.key, nothing)),
             reading(by_key.get(s.key, nothing)), f"{s.parameters:,}", str(s.nfe), f"{s.seconds:.2f}",
-            f"{s.verdict} ({s.agreement})",
+            f"{s.verdict} {s.agreement}",
         ]
         for s in summaries
     ]  # fmt: skip
     return [head, *body]
 
 
-def text(cells: Sequence[Sequence[str]], title: str = "", width: int | None = None, right: Sequence[int] = ()) -> str:
+def columns(cells: Sequence[Sequence[str]], chosen: Sequence[str]) -> list[list[str]]:
+    """Some columns of a table."""
+    places = [cells[0].index(name) for name in chosen]
+    return [[row[i] for i in places] for row in cells]
+
+
+def text(cells: Sequence[Sequence[str]], title: str = "", right: Sequence[int] = ()) -> str:
     """A table drawn for a terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(cells[0]):
-        table.add_column(name, justify="right" if i in right else "left", no_wrap=len(cells[0]) - i > 1, overflow="fold")
+        table.add_column(name, justify="right" if i in right else "left", overflow="fold")
     for row in cells[1:]:
-        table.add_row(*row)
-    console = Console(file=io.StringIO(), width=width or WIDTH, color_system=None, markup=False, highlight=False, legacy_windows=False)
-    console.print(table)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).strip("\n")  # type: ignore[attr-defined]
+        table.add_row(*(word.replace("[", "\\[") for word in row))
+    out = io.StringIO()
+    width = max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    Console(file=out, width=width, color_system=None, highlight=False, legacy_windows=False).print(table)
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    return "\n".join(filter(None, [title, *lines]))
 
 
 def latex(cells: Sequence[Sequence[str]], caption: str, right: Sequence[int] = ()) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -63,11 +64,6 @@ class Field(nn.Module, ABC):
                 f"({OFFERS[offer]}); its activation, norm or number of layers does not allow it."
             )
 
-    def stateful(self) -> str | None:
-        """Why a recomputed evaluation would differ from the first one, or None."""
-        inner = [part for part in self.children() if isinstance(part, Field)]
-        return next((why for part in inner if (why := part.stateful())), None)
-
     def split(self, y: State) -> tuple[State, State]:
         """The halves (q, p) of the state along `axis`."""
         width = y.shape[self.axis]
@@ -91,6 +87,12 @@ def probability(dropout: float) -> float:
 def normal(shape: tuple[int, ...], std: float, generator: torch.Generator | None) -> Tensor:
     """Independent N(0, std^2) entries in the default dtype."""
     return torch.randn(shape, generator=generator) * std
+
+
+def stateful(field: Field) -> str | None:
+    """Why a recomputed evaluation of `field` would differ from the first one, or None: wrapped modules may say so."""
+    ask: Callable[[], str | None] | None = getattr(field, "stateful", None)
+    return ask() if ask is not None else None
 
 
 class FirstOrder(Field):
@@ -122,6 +124,10 @@ class FirstOrder(Field):
 
     def drift(self, t: Time, velocity: State, p: Params) -> State:
         return velocity
+
+    def stateful(self) -> str | None:
+        """Why a recomputed evaluation would differ from the first one, or None."""
+        return stateful(self.field)
 
     def energy(self, y: State, p: Params) -> Tensor:
         """|v|^2/2 + Phi(y), kept by the exact flow while the weights do not vary with t; shape (B,)."""

@@ -11,7 +11,7 @@ from ..errors import BadInput
 from ..types import Params, State, Time
 from . import activations, constraints, maps
 from .activations import Activation
-from .base import Field, normal, probability
+from .base import Field, normal, probability, stateful
 from .constraints import Constraint, Skew
 from .maps import LinearMap
 from .unit import Unit
@@ -185,6 +185,10 @@ class SecondOrder(Field):
 
     def forward(self, t: Time, y: State, p: Params) -> State:
         return self.force(t, y, p)
+
+    def stateful(self) -> str | None:
+        """Why a recomputed evaluation would differ from the first one, or None."""
+        return stateful(self.force)
 
     def potential(self, y: State, p: Params) -> Tensor:
         """Phi with y'' = -grad Phi."""

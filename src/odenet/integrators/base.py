@@ -121,7 +121,7 @@ class Integrator(ABC):
         """
         if not self.reversible:
             raise Incompatible(
-                f'integrator {self.name!r} cannot run backwards; use a reversible one such as "verlet", '
+                f'{self.title} cannot run backwards; use a reversible one such as "verlet", '
                 '"symplectic_euler", "leapfrog" or "momentum".'
             )
         return self.undo(f, t, y, h, carry, coef)
@@ -141,6 +141,11 @@ class Integrator(ABC):
             index = eigenvalues.abs().argmax(-1, keepdim=True)
             dominant = eigenvalues.gather(-1, index).squeeze(-1)
         return dominant if isinstance(z, Tensor) else complex(dominant)
+
+    @property
+    def title(self) -> str:
+        """How messages call it."""
+        return f"integrator {self.name!r}" if self.name else f"this {type(self).__name__} integrator"
 
     @cached_property
     def facts(self) -> Facts:

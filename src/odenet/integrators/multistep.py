@@ -104,7 +104,7 @@ def _(data: Multistep) -> LinearMultistep:
 
 @verify.register
 def _(integrator: LinearMultistep) -> None:
-    method, who = integrator.method, f"integrator {integrator.name!r}"
+    method, who = integrator.method, integrator.title
     refuse_unless(who, method.order, multistep_conditions(method.rho, method.sigma))
     if not root_condition(method.rho):
         raise ClaimRefused(
@@ -235,6 +235,6 @@ def _(integrator: TwoStep) -> None:
     """The order is derived, so there is no claim; a member whose errors grow at every h is refused."""
     if not is_zero_stable(integrator):
         raise ClaimRefused(
-            f"integrator {integrator.name!r} with k = {integrator.k} is not zero-stable: its errors grow "
+            f"{integrator.title} with k = {integrator.k} is not zero-stable: its errors grow "
             "at every step size; use -1 < k <= 1, or k = -1 with power=2."
         )

@@ -106,7 +106,7 @@ def confirm_order(integrator: Integrator, tolerance: float = 0.1) -> None:
     seen = observed_order(integrator, coef=integrator.mean_coefficients())
     if not abs(seen - integrator.order) <= tolerance:
         raise ClaimRefused(
-            f"integrator {integrator.name!r} claims order {integrator.order}, but halving the step on a "
+            f"{integrator.title} claims order {integrator.order}, but halving the step on a "
             f"problem with known solution shows order {seen:.2f}; correct step() or the stated order."
         )
 

@@ -156,7 +156,8 @@ def refuse_unless(who: str, order: int, of_order: Callable[[int], Iterator[Resid
             if not r.holds:
                 raise ClaimRefused(
                     f"{who} claims order {order}, but {r.condition} gives {float(r.value):.10g}, the order "
-                    f"condition asks {r.wanted}; correct the coefficients or write order={q - 1}."
+                    f"condition asks {r.wanted}; correct the coefficients"
+                    f"{f' or write order={q - 1}' if q > 1 else ''}."
                 )
     if all(r.holds for r in of_order(order + 1)):
         attained = attained_order(of_order)

@@ -119,6 +119,4 @@ def _(data: Partitioned) -> SymplecticSplitting:
 
 @verify.register
 def _(integrator: SymplecticSplitting) -> None:
-    refuse_unless(
-        f"integrator {integrator.name!r}", integrator.order, integrator.method.conditions().of_order
-    )
+    refuse_unless(integrator.title, integrator.order, integrator.method.conditions().of_order)

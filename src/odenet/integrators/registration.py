@@ -30,7 +30,12 @@ def admit(name: str, obj: Any) -> Integrator:
     return integrator
 
 
-INTEGRATORS: Registry[Integrator] = Registry("integrator", "odenet.integrators", admit)
+INTEGRATORS: Registry[Integrator] = Registry(
+    "integrator",
+    "odenet.integrators",
+    admit,
+    planned=("backward_euler", "radau_iia5", "bdf2", "kencarp4", "etdrk4", "euler_maruyama"),
+)
 
 
 def names() -> list[str]:

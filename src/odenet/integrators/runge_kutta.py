@@ -163,7 +163,7 @@ def _(data: Tableau) -> RungeKutta:
 
 @verify.register
 def _(integrator: RungeKutta) -> None:
-    tableau, who = integrator.tableau, f"integrator {integrator.name!r}"
+    tableau, who = integrator.tableau, integrator.title
     refuse_unless(who, tableau.order, tableau.conditions(tableau.weights).of_order)
     if tableau.weights_low is not None and tableau.order_low is not None:
         low = tableau.conditions(tableau.weights_low)

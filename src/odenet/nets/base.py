@@ -7,28 +7,40 @@ A builder marked with `@net` gets: registration under its name, a `seed` that le
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..errors import BadInput
 from ..registry import Registry
 
-NETS: Registry[Callable[..., nn.Module]] = Registry("net", "odenet.nets")
+NETS: Registry[Callable[..., nn.Module]] = Registry(
+    "net",
+    "odenet.nets",
+    planned=("resnet20", "parabolic_cnn", "hamiltonian_cnn", "second_order_cnn", "hyperbolic_cnn", "lm_resnet20", "mgnet"),
+)
 
 
 def net(
-    *, kind: str, cite: str, takes: str = "vector", integrators: tuple[str, ...] = ()
+    *,
+    kind: str,
+    cite: str,
+    takes: str = "vector",
+    integrators: tuple[str, ...] = (),
+    words: Iterable[str] | None = None,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Register the decorated builder under its own name.
 
     kind:        "ode" or "baseline"
     takes:       "vector" (B, D), "image" (B, C, H, W), "sequence" (B, T, D) or "tree"
     integrators: of an ODE net, those that `compare` runs by default
+    words:       keywords that the builder takes beside those of its signature (None: it knows them itself)
     """
 
     def mark(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -36,10 +48,9 @@ def net(
 
         @functools.wraps(make)
         def build(*args: Any, **kwargs: Any) -> nn.Module:
-            given = signature.bind(*args, **kwargs)
-            given.apply_defaults()
+            given = _bound(make.__name__, signature, words, args, kwargs)
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(given.arguments.get("seed", 0)))
+                torch.random.default_generator.manual_seed(given.arguments.get("seed", 0))  # not the devices' ones
                 module = make(*args, **kwargs)
             module.spec = _plain({"net": make.__name__, "args": dict(given.arguments)})
             return module
@@ -50,6 +61,33 @@ def net(
         return NETS.register(make.__name__, build)
 
     return mark
+
+
+def _bound(
+    name: str, signature: inspect.Signature, words: Iterable[str] | None, args: Any, kwargs: Any
+) -> inspect.BoundArguments:
+    """The arguments with defaults; raises BadInput for one that is unknown or missing, or a seed that is no number."""
+    own = [p.name for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    free = len(own) < len(signature.parameters) and words is None
+    for word in () if free else kwargs:
+        if word not in (known := [*own, *(words or ())]):
+            near = difflib.get_close_matches(word, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}."
+            raise BadInput(f"net {name!r} has no option {word!r}; {hint}")
+    try:
+        given = signature.bind(*args, **kwargs)
+    except TypeError as problem:
+        raise BadInput(f"net {name!r}: {problem}; it is called as {name}{_heads(signature)}.") from None
+    given.apply_defaults()
+    seed = given.arguments.get("seed", 0)
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise BadInput(f"seed is a whole number >= 0, got {seed!r}.")
+    return given
+
+
+def _heads(signature: inspect.Signature) -> str:
+    needed = [p.name for p in signature.parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    return f"({', '.join([*needed, '...'])})"
 
 
 def _plain(spec: dict[str, Any]) -> Any:

@@ -7,7 +7,9 @@ appended, for data of few dimensions). Further words go to the field (`norm=`, `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -67,9 +69,20 @@ def compose(
 
 
 def dense(
-    name: str, field: Callable[..., Field], integrators: tuple[str, ...], cite: str, about: str, *, scheme: Any = None
+    name: str,
+    field: Callable[..., Field],
+    integrators: tuple[str, ...],
+    cite: str,
+    about: str,
+    *,
+    scheme: Any = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Callable[..., nn.Module]:
-    """Register the net `name`: a field, its default integrator (the first named, or `scheme`), and its reference."""
+    """Register the net `name`: a field, its default integrator (the first named, or `scheme`), and its reference.
+
+    fixed: options of the field that make the architecture, not to be chosen
+    """
+    fixed = fixed or {}
 
     def build(
         dim_in: int,
@@ -85,13 +98,23 @@ def dense(
         **options: Any,
     ) -> nn.Module:
         chosen = (integrators[0] if scheme is None else scheme) if integrator is None else integrator
+        field_of = partial(field, **fixed)
         return compose(
-            field, dim_in, dim_out, width, steps, chosen, depth, gradient, activation, tuple(span), seed, **options
+            field_of, dim_in, dim_out, width, steps, chosen, depth, gradient, activation, span, seed, **options
         )
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = about
-    return net(kind="ode", cite=cite, integrators=integrators)(build)
+    words = {*_options(field), "opening", "init", "substeps"} - {"activation", *fixed}
+    return net(kind="ode", cite=cite, integrators=integrators, words=sorted(words))(build)
+
+
+def _options(field: Callable[..., Field]) -> set[str]:
+    """Keywords of a field, with those that it hands on to another one."""
+    named = {p.name for p in signature(field).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    if field is Antisymmetric:  # its constraint is the architecture
+        return named | _options(Free) - {"constraint"}
+    return named | _options(Parabolic) if field is SecondOrder else named
 
 
 _GENERAL = ("euler", "midpoint", "rk4")
@@ -117,18 +140,20 @@ hamiltonian = dense(
     "(gradient='reversible'). As published it is integrator='symplectic_euler'.",
 )  # fmt: skip
 hamiltonian_one_layer = dense(
-    "hamiltonian_one_layer", lambda width, **o: SeparableHamiltonian(width, layers=1, **o),
+    "hamiltonian_one_layer", SeparableHamiltonian,
     _SEPARABLE[1:2] + _SEPARABLE[:1] + _SEPARABLE[2:], "Haber & Ruthotto 2017 (arXiv 1705.03341)",
     "q' = s(K p + b), p' = -s(K^T q + b): half the weights of the two-layer form, reversible.",
+    fixed={"layers": 1},
 )  # fmt: skip
 hamiltonian_j = dense(
     "hamiltonian_j", HamiltonianJ, _GENERAL, "Galimberti et al. 2023 (arXiv 2105.13205), H1",
     "y' = J K^T s(K y + b) under forward Euler: Hamiltonian in continuous time, not symplectic as published.",
 )  # fmt: skip
 hamiltonian_h2 = dense(
-    "hamiltonian_h2", lambda width, **o: HamiltonianJ(width, form="h2", **o), _SEPARABLE,
+    "hamiltonian_h2", HamiltonianJ, _SEPARABLE,
     "Galimberti et al. 2023 (arXiv 2105.13205), H2",
     "The same with K = blockdiag(K_q, K_p) under symplectic Euler: |dy_N/dy_j| >= 1 at every depth.",
+    fixed={"form": "h2", "J": "canonical"},
 )  # fmt: skip
 parabolic = dense(
     "parabolic", Parabolic, _GENERAL, "Ruthotto & Haber 2020 (arXiv 1804.04272), eq. 8",

@@ -56,6 +56,10 @@ def stability_region(
         torch.linspace(a, b, points, dtype=torch.float64),
         torch.linspace(c, d, points, dtype=torch.float64),
     )
+    for axis in (re, im):  # regions of separable methods are a piece of the imaginary axis
+        nearest = int(axis.abs().argmin())
+        if 0 < nearest < points - 1:
+            axis[nearest] = 0.0
     z = torch.complex(*torch.meshgrid(re, im, indexing="ij"))
     return Region(re, im, growth(integrator, z, coef))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -79,13 +80,15 @@ def fit(
     finite: the net then has the weights of the last finite loss, and the message names the first layer that broke.
     """
     chosen = METHODS.get(method)
-    _check(steps, lr, weight_decay, clip, batch, patience, validate_every, holdout)
+    _check(steps, lr, weight_decay, clip, batch, patience, validate_every, holdout, seed)
     net = net.to(device=device, dtype=dtype)
     where = next((p for p in net.parameters()), torch.zeros(()))
     problem = tasks.resolve(data, loss=loss, validation=validation, test=test, holdout=holdout, seed=seed)
     if hasattr(problem, "to"):
         problem = problem.to(where.device, where.dtype)
     part = getattr(problem, "validation", None)
+    if batch is None and chosen.batch is None and not isinstance(problem, tasks.Supervised | tasks.Streamed):
+        raise BadInput(f"method {method!r} takes all data at once, but a Problem draws points; write batch=1000, say.")
     if (patience or validate_every) and part is None:
         raise BadInput("validation was asked for, but the data has no validation part; give validation=(x, y).")
     every = validate_every or (max(1, steps // 50) if patience else None)
@@ -103,6 +106,7 @@ def fit(
             clip=clip,
             schedule=(lambda optimiser: schedules.schedule(schedule, optimiser, steps)) if schedule else None,
             options=options,
+            words=tuple(p.name for p in inspect.signature(fit).parameters.values() if p.kind is p.KEYWORD_ONLY),
         )
     )
     result = Fit(net)
@@ -112,10 +116,10 @@ def fit(
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         _loop(result, problem, advance, steps, size, generator, augment, every, best, tuple(callbacks))
-    if best.weights is not None and patience:
-        _restore(net, best.weights)
-    _settle(net, problem)
-    found = problem.score(net)
+        if best.weights is not None and patience:
+            _restore(net, best.weights)
+        _settle(net, problem)
+        found = problem.score(net)
     result.score = found if getattr(problem, "held_out", "test") == "test" else {f"train_{k}": v for k, v in found.items()}
     return result
 
@@ -141,12 +145,15 @@ def _loop(
             given = (augment(given[0], generator), *given[1:])
         before = _snapshot(net)
         value = float(total_of(advance(given)).detach())
-        if not math.isfinite(value):
+        # the step after the last loss has no loss of its own that would show that it broke the weights
+        broken = step == steps and not _finite(net)
+        if broken or not math.isfinite(value):
             result.status = "non_finite"
+            what = "the last step spoilt a weight" if broken else f"the loss is {value}"
             culprit = _culprit(net, given)
-            _restore(net, good)
+            _restore(net, before if broken else good)
             raise TrainingStopped(
-                f"training stopped at step {step}: the loss is {value}{culprit}. The net has the weights of the last "
+                f"training stopped at step {step}: {what}{culprit}. The net has the weights of the last "
                 "finite loss; use a smaller lr, clip=1.0, or a smaller step size (a shorter span or more steps).",
                 result,
             )
@@ -194,11 +201,14 @@ def _restore(net: nn.Module, saved: list[Tensor]) -> None:
 
 
 def _settle(net: nn.Module, problem: Any) -> None:
-    """Running statistics of the flows from the training inputs."""
+    """Running statistics of the flows from the training inputs, as evaluation will see them (without dropout)."""
     has = any(isinstance(m, Flow) and m.field.statistics for m in net.modules())
     train = getattr(problem, "train", None)
     if has and train is not None:
-        calibrate(net, train[0].split(512))
+        was = net.training
+        net.eval()
+        calibrate(net, train[0].tensor_split(-(-len(train[0]) // 512)))  # parts of one size: they count alike
+        net.train(was)
 
 
 def _penalty(net: nn.Module, penalty: Mapping[str, float] | Callable[[nn.Module], Tensor]) -> Tensor:
@@ -208,6 +218,10 @@ def _penalty(net: nn.Module, penalty: Mapping[str, float] | Callable[[nn.Module]
     if not flows:
         raise BadInput("depth penalties act on flows, and this net has none; give penalty as a function of the net.")
     return torch.stack([w * flow.penalty(kind) for kind, w in penalty.items() for flow in flows]).sum()
+
+
+def _finite(net: nn.Module) -> bool:
+    return all(bool(torch.isfinite(p).all()) for p in net.parameters())
 
 
 @torch.no_grad()
@@ -222,7 +236,7 @@ def _culprit(net: nn.Module, batch: Any) -> str:
             state = layer(state)
             if not all(bool(torch.isfinite(s).all()) for s in (state if isinstance(state, tuple) else (state,))):
                 return f" (layer {n} of {len(layers)} is the first whose output is not finite)"
-    except (BadInput, TypeError):
+    except Exception:  # a batch of another kind, or no row of layers: the stop itself must still be reported
         return ""
     return ""
 
@@ -236,6 +250,7 @@ def _check(
     patience: Any,
     validate_every: Any,
     holdout: float,
+    seed: Any,
 ) -> None:
     for name, value, optional in (
         ("steps", steps, False),
@@ -247,7 +262,9 @@ def _check(
             raise BadInput(f"{name} is a positive whole number, got {value!r}.")
     if not (isinstance(lr, (int, float)) and 0 < lr < math.inf):
         raise BadInput(f"lr is a positive number such as 1e-3, got {lr!r}.")
-    if weight_decay < 0 or (clip is not None and clip <= 0) or not 0 <= holdout < 1:
+    if not isinstance(seed, int):
+        raise BadInput(f"seed is a whole number, got {seed!r}.")
+    if not weight_decay >= 0 or not (clip is None or clip > 0) or not 0 <= holdout < 1:
         raise BadInput(
             f"weight_decay >= 0, clip > 0 and 0 <= holdout < 1, got {weight_decay}, {clip} and {holdout}."
         )

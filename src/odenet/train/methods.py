@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,10 @@ Advance = Callable[[Any], dict[str, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a method gets: the net, the losses of a batch (penalties included; their sum is minimised), and options."""
+    """What a method gets: the net, the losses of a batch (penalties included; their sum is minimised), and options.
+
+    words: the keywords of `fit` itself, so that a misspelt one is recognised among the options
+    """
 
     net: nn.Module
     losses: Losses
@@ -27,6 +31,7 @@ class Run:
     clip: float | None = None
     schedule: Callable[[torch.optim.Optimizer], Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,8 @@ def descent(make: Callable[..., torch.optim.Optimizer], allowed: tuple[str, ...]
     """Gradient descent with a torch optimiser that takes the options `allowed`."""
 
     def begin(run: Run) -> Advance:
-        _known(run.options, allowed)
-        trained = [p for p in run.net.parameters() if p.requires_grad]
-        optimiser = make(trained, lr=run.lr, weight_decay=run.weight_decay, **run.options)
+        trained = _trained(run, allowed)
+        optimiser = _made(make, trained, lr=run.lr, weight_decay=run.weight_decay, **run.options)
         schedule = run.schedule(optimiser) if run.schedule else None
 
         def advance(batch: Any) -> dict[str, Tensor]:
@@ -71,12 +75,11 @@ def descent(make: Callable[..., torch.optim.Optimizer], allowed: tuple[str, ...]
 
 def quasi_newton(run: Run) -> Advance:
     """torch's L-BFGS with a strong-Wolfe line search; weight decay enters as its penalty."""
-    _known(run.options, ("history_size", "max_iter", "tolerance_grad", "tolerance_change"))
+    trained = _trained(run, ("history_size", "max_iter", "tolerance_grad", "tolerance_change"))
     if run.clip is not None:
         raise BadInput("clip does not go with lbfgs, whose line search needs the gradient itself; leave clip out.")
-    trained = [p for p in run.net.parameters() if p.requires_grad]
     options = {"max_iter": 1, "history_size": 20, "tolerance_grad": 0.0, "tolerance_change": 0.0, **run.options}
-    optimiser = torch.optim.LBFGS(trained, lr=run.lr, line_search_fn="strong_wolfe", **options)
+    optimiser = _made(torch.optim.LBFGS, trained, lr=run.lr, line_search_fn="strong_wolfe", **options)
     schedule = run.schedule(optimiser) if run.schedule else None
 
     def advance(batch: Any) -> dict[str, Tensor]:
@@ -106,10 +109,24 @@ def total_of(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack([v.reshape(()) for v in losses.values()]).sum()
 
 
-def _known(options: dict[str, Any], allowed: tuple[str, ...]) -> None:
-    strange = sorted(set(options) - set(allowed))
-    if strange:
-        raise BadInput(f"this training method has no option {strange}; it takes {', '.join(allowed) or 'none'}.")
+def _trained(run: Run, allowed: tuple[str, ...]) -> list[nn.Parameter]:
+    """The weights to train; raises BadInput where there are none, or for an option that is not `allowed`."""
+    for option in sorted(set(run.options) - set(allowed)):
+        near = difflib.get_close_matches(option, [*allowed, *run.words], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(allowed) or 'none'}."
+        raise BadInput(f"this training method has no option {option!r}; {hint}")
+    trained = [p for p in run.net.parameters() if p.requires_grad]
+    if not trained:
+        raise BadInput(f"{type(run.net).__name__} has no weights that require a gradient, so there is nothing to train.")
+    return trained
+
+
+def _made(make: Callable[..., torch.optim.Optimizer], trained: list[nn.Parameter], **options: Any) -> Any:
+    """The optimiser; its own complaint about an option's value becomes BadInput."""
+    try:
+        return make(trained, **options)
+    except (ValueError, TypeError) as problem:
+        raise BadInput(f"the options of this training method cannot be right: {problem}.") from None
 
 
 METHODS: Registry[Method] = Registry("training method", "odenet.methods")

@@ -77,14 +77,20 @@ class Supervised(Problem):
 class Streamed(Problem):
     """Batches from a DataLoader, started again when it ends; scored on `test`, else on one pass of the loader."""
 
-    def __init__(self, loader: Iterable[Pair], test: Any = None, loss: LossFunction | None = None) -> None:
-        self.loader, self._loss = loader, loss
+    def __init__(
+        self,
+        loader: Iterable[Pair],
+        test: Any = None,
+        loss: LossFunction | None = None,
+        validation: Pair | None = None,
+    ) -> None:
+        _check_pair("validation", validation)
+        self.loader, self._loss, self.validation = loader, loss, validation
         self.held_out = "test" if test is not None else "train"
         self._test = test
         self._stream: Iterator[Pair] = iter(())
         self._device: Any = None
         self._dtype: torch.dtype | None = None
-        self.validation = None
 
     def sample(self, n: int, generator: torch.Generator) -> Pair:
         batch = next(self._stream, None)
@@ -102,7 +108,11 @@ class Streamed(Problem):
         given = self._test if self._test is not None else self.loader
         parts = [self._moved(b) for b in (given if isinstance(given, DataLoader) else [given])]
         whole = tuple(torch.cat(v) for v in zip(*parts))
-        return Supervised(whole, loss=self._loss).score(model)  # type: ignore[arg-type]
+        return self.measure(model, whole)  # type: ignore[arg-type]
+
+    def measure(self, model: nn.Module, part: Pair) -> dict[str, float]:
+        """As of `Supervised`."""
+        return Supervised(self._moved(part), loss=self._loss).score(model)
 
     def to(self, device: Any, dtype: torch.dtype | None) -> Streamed:
         """Batches are moved as they come."""
@@ -110,6 +120,7 @@ class Streamed(Problem):
         return self
 
     def _moved(self, batch: Any) -> Pair:
+        _check_pair("batch", batch)
         x, y = batch
         return x.to(self._device, self._dtype), y.to(self._device, self._dtype if y.is_floating_point() else None)
 
@@ -120,14 +131,17 @@ def resolve(data: Any, *, loss: Any, validation: Any, test: Any, holdout: float,
 
     function = losses.get(loss) if isinstance(loss, str) else loss
     if isinstance(data, Problem):
+        if not (loss is None and validation is None and test is None):
+            raise BadInput("a Problem brings its own losses and score; leave out loss=, validation= and test=.")
         return data
     if isinstance(data, str):
         data = load(data, seed=seed)
     if isinstance(data, Dataset):
         given = validation if validation is not None else (data.x_val, data.y_val)
-        return Supervised((data.x, data.y), given, test or (data.x_test, data.y_test), function)
+        held = test if test is not None else (data.x_test, data.y_test)
+        return Supervised((data.x, data.y), given, held, function)
     if isinstance(data, DataLoader):
-        return Streamed(data, test, function)
+        return Streamed(data, test, function, validation)
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(v, Tensor) for v in data):
         x, y = data
         _check_pair("training", (x, y))
@@ -155,11 +169,19 @@ def predict(model: nn.Module, x: Tensor, chunk: int = 4096) -> Tensor:
 def _check_pair(name: str, part: Pair | None) -> None:
     if part is None:
         return
+    if not (isinstance(part, tuple | list) and len(part) == 2 and all(isinstance(v, Tensor) for v in part)):
+        raise BadInput(f"the {name} data is a pair of tensors (x, y), got {type(part).__name__}.")
     x, y = part
-    if len(x) != len(y) or len(x) == 0:
-        raise BadInput(f"the {name} data has {len(x)} inputs and {len(y)} targets; they must be as many, and not none.")
-    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
-        raise BadInput(f"the {name} inputs hold NaN or infinite numbers; remove or replace them before training.")
+    if x.dim() == 0 or y.dim() == 0 or len(x) != len(y) or len(x) == 0:
+        raise BadInput(
+            f"the {name} data has inputs of shape {tuple(x.shape)} and targets of shape {tuple(y.shape)}; they must be "
+            "as many, and not none."
+        )
+    for what, v in (("inputs", x), ("targets", y)):
+        if v.is_floating_point() and not bool(torch.isfinite(v).all()):
+            raise BadInput(
+                f"the {name} {what} hold NaN or infinite numbers; remove or replace them before training."
+            )
 
 
 def _cross_entropy(out: Tensor, y: Tensor) -> Tensor:
@@ -168,7 +190,13 @@ def _cross_entropy(out: Tensor, y: Tensor) -> Tensor:
             f"the net gives {tuple(out.shape)} for labels of shape {tuple(y.shape)}; it should give one score per class "
             f"on a last axis, {(*y.shape, 'classes')}."
         )
-    return nn.functional.cross_entropy(out.flatten(0, -2), y.flatten())
+    try:
+        return nn.functional.cross_entropy(out.flatten(0, -2), y.flatten().long())
+    except IndexError:
+        raise BadInput(
+            f"the labels go from {int(y.min())} to {int(y.max())}, but the net gives {out.shape[-1]} scores, for the "
+            f"classes 0 to {out.shape[-1] - 1}; write dim_out={int(y.max()) + 1}, or number the classes from 0."
+        ) from None
 
 
 def _mean_squares(out: Tensor, y: Tensor) -> Tensor:

@@ -1,0 +1,124 @@
+"""The public contract, line by line, as users and other packages write it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import odenet as on
+from odenet.errors import BadInput, NotBuiltYet, SolveFailed
+
+
+def test_integrators() -> None:
+    names = on.integrators.names()
+    assert names == sorted(names) and all(isinstance(n, str) for n in names)
+    s = on.integrators.get("rk4")
+    assert (s.order, s.stages, s.implicit, s.adaptive, s.symplectic, s.reversible) == (4, 4, False, False, False, False)
+    assert s.needs == frozenset() and s.facts.order == 4
+    z = 0.3 + 0.4j
+    assert s.amplification(z) == pytest.approx(1 + z + z**2 / 2 + z**3 / 6 + z**4 / 24, abs=1e-14)
+    on.integrators.register(
+        "contract_ssprk3", on.Tableau(a=("", "1", "1/4 1/4"), b="1/6 1/6 2/3", order=3, cite="Shu & Osher 1988")
+    )
+    assert on.integrators.get("contract_ssprk3").order == 3
+
+
+def test_initial_value_problems() -> None:
+    def field(t: float, y: torch.Tensor) -> torch.Tensor:
+        return -y
+
+    y0, t = torch.ones(3, dtype=torch.float64), torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    sol = on.solve(field, y0, t, integrator="dopri5", rtol=1e-6, atol=1e-8, steps=None, gradient="discrete", events=None,
+                   max_steps=None, on_failure="raise", per_sample=False, check=False, compile=False)  # fmt: skip
+    assert sol.y.shape == (3, 3) and torch.equal(sol.t, t) and sol.status == "success" and isinstance(sol.message, str)
+    assert sol.t_last == 1.0 and {"nfe", "accepted", "rejected"} <= set(sol.stats)
+    torch.testing.assert_close(sol(0.5), torch.exp(torch.tensor(-0.5, dtype=torch.float64)) * y0, rtol=1e-4, atol=0)
+    with pytest.raises(BadInput):  # a fixed-step integrator without steps
+        on.solve(field, y0, t, integrator="rk4")
+    with pytest.raises(SolveFailed):
+        on.solve(lambda t, y: y**2, y0, [0.0, 2.0])
+    assert on.solve(lambda t, y: y**2, y0, [0.0, 2.0], on_failure="return").status != "success"
+
+
+def test_drop_in_names_say_that_they_are_not_built() -> None:
+    def func(t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return -y
+
+    y0, t = torch.ones(1), torch.tensor([0.0, 1.0])
+    for call in (
+        lambda: on.odeint(func, y0, t),
+        lambda: on.odeint_adjoint(func, y0, t),
+        lambda: on.odeint_event(func, y0, 0.0, event_fn=func),
+        lambda: on.odeint_dense(func, y0, 0.0, 1.0),
+    ):
+        with pytest.raises(NotBuiltYet, match="not built in this version"):
+            call()
+
+
+def test_flows() -> None:
+    flow = on.Flow(on.fields.SeparableHamiltonian(64), "verlet", depth=on.depth.PerStep(), span=(0.0, 1.0), steps=16,
+                   gradient="reversible")  # fmt: skip
+    y = torch.randn(5, 64)
+    assert flow(y).shape == y.shape and flow.trajectory(y).shape == (17, 5, 64)
+    finer = flow.with_integrator("yoshida4", steps=32)
+    assert finer(y).shape == y.shape
+    assert sum(p.numel() for p in finer.parameters()) == sum(p.numel() for p in flow.parameters())
+    with pytest.raises(BadInput, match="multiple"):
+        flow.with_integrator("yoshida4", steps=20)
+    assert on.Flow(on.fields.Free(4)).gradient.name == "autograd"
+
+
+def test_networks(tmp_path: Path) -> None:
+    net = on.nets.resnet(dim_in=64, dim_out=10, width=64, steps=16, integrator="euler")
+    x = torch.randn(3, 64)
+    assert net(x).shape == (3, 10) and "resnet" in on.nets.names()
+    on.save(net, tmp_path / "net.safetensors")
+    assert torch.equal(on.load(tmp_path / "net.safetensors")(x), net(x))
+    words = dict(dim_in=6, dim_out=3, width=8, steps=4, depth=None, gradient="autograd", activation="tanh",
+                 span=(0.0, 1.0), seed=0)  # fmt: skip
+    for name in on.nets.names():
+        build = on.nets.get(name)
+        if build.kind == "ode":  # type: ignore[attr-defined]
+            assert build(integrator=None, **words)(torch.randn(2, 6)).shape == (2, 3), name
+
+
+def test_training() -> None:
+    net = on.nets.resnet(dim_in=64, dim_out=10, width=16, steps=4)
+    fit = on.fit(net, "digits", method="adam", steps=20, lr=1e-3, seed=0)
+    assert [set(row) >= {"step", "loss", "seconds"} for row in fit.history] == [True] * 20
+    assert 0.0 <= fit.score["accuracy"] <= 1.0 and fit.status == "done"
+
+
+def test_stability(tmp_path: Path) -> None:
+    net, x = on.nets.resnet(dim_in=4, dim_out=3, width=8, steps=4), torch.randn(20, 4)
+    rep = on.stability.report(net, x, y=None)
+    flat = rep.to_dict()
+    assert all(isinstance(k, str) and isinstance(v, (int, float)) for k, v in flat.items())
+    assert not any("accuracy" in k for k in flat)
+    assert any("accuracy" in k for k in on.stability.report(net, x, y=torch.zeros(20, dtype=torch.long)).to_dict())
+    rep.save(tmp_path / "report")
+    assert any((tmp_path / "report").iterdir())
+
+
+def test_experiments(tmp_path: Path) -> None:
+    results = on.compare(data="digits", nets=["resnet", "antisymmetric", "hamiltonian"], integrators=["euler", "rk4"],
+                         seeds=3, width=8, steps=2, train_steps=4, lr=(1e-2,), spans=(1.0,), theory=False)  # fmt: skip
+    assert "antisymmetric" in results.table() and "tabular" in results.to_latex()
+    results.save(tmp_path / "x")
+    header = (tmp_path / "x" / "results.csv").read_text().splitlines()
+    assert header[0] == "net,integrator,seed,accuracy,parameters,nfe,seconds,verdict" and len(header) == 1 + 3 * 2 * 3
+    for name in ("results.json", "report.html", "table.tex"):
+        assert (tmp_path / "x" / name).stat().st_size > 0
+
+
+def test_parts_that_are_not_built_say_so_in_one_sentence() -> None:
+    for call in (
+        lambda: on.pde.get("burgers"),
+        lambda: on.pde.solve(None),
+        lambda: on.integrators.get("radau_iia5"),
+        lambda: on.nets.get("resnet20"),
+    ):
+        with pytest.raises(NotBuiltYet, match="not built in this version"):
+            call()
