@@ -15,12 +15,20 @@ def test_integrators() -> None:
     names = on.integrators.names()
     assert names == sorted(names) and all(isinstance(n, str) for n in names)
     s = on.integrators.get("rk4")
-    assert (s.order, s.stages, s.implicit, s.adaptive, s.symplectic, s.reversible) == (4, 4, False, False, False, False)
+    assert (s.order, s.stages, s.implicit, s.adaptive, s.symplectic, s.reversible) == (
+        4,
+        4,
+        False,
+        False,
+        False,
+        False,
+    )
     assert s.needs == frozenset() and s.facts.order == 4
     z = 0.3 + 0.4j
     assert s.amplification(z) == pytest.approx(1 + z + z**2 / 2 + z**3 / 6 + z**4 / 24, abs=1e-14)
     on.integrators.register(
-        "contract_ssprk3", on.Tableau(a=("", "1", "1/4 1/4"), b="1/6 1/6 2/3", order=3, cite="Shu & Osher 1988")
+        "contract_ssprk3",
+        on.Tableau(a=("", "1", "1/4 1/4"), b="1/6 1/6 2/3", order=3, cite="Shu & Osher 1988"),
     )
     assert on.integrators.get("contract_ssprk3").order == 3
 

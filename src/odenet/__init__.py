@@ -46,12 +46,14 @@ if TYPE_CHECKING:
     from .data import Dataset
     from .experiment.compare import compare
     from .fields import Field, wrap
-    from .flow import Chain, Flow, calibrate, solve, sweep
+    from .flow import Chain, Flow, calibrate
     from .flow.dropin import odeint, odeint_adjoint, odeint_dense, odeint_event
+    from .flow.solve import solve
+    from .flow.sweep import sweep
     from .integrators import Integrator, Multistep, Partitioned, Tableau, TwoStep
     from .nets import load, save
     from .problem import Problem
-    from .train import fit
+    from .train.fit import fit
 
 
 def __getattr__(name: str) -> Any:

@@ -159,9 +159,7 @@ class Rounded:
         if not o:
             raise ZeroDivisionError("division by a number that may be zero")
         inverse = 1.0 / o.value
-        return self * Rounded(
-            inverse, o.radius * inverse**2 / (1 - o.radius * abs(inverse)) + _EPS * abs(inverse)
-        )
+        return self * Rounded(inverse, o.radius * inverse**2 / (1 - o.radius * abs(inverse)) + _EPS * abs(inverse))
 
     def __rtruediv__(self, other: Any) -> Rounded:
         return rounded(other) / self

@@ -74,7 +74,9 @@ class Registry(Generic[T]):
             if name in self._entries:
                 return self._entries[name]
         if name in self.planned:
-            raise NotBuiltYet(f"{self.kind} {name!r} is not built in this version; there are: {', '.join(self.names())}.")
+            raise NotBuiltYet(
+                f"{self.kind} {name!r} is not built in this version; there are: {', '.join(self.names())}."
+            )
         near = difflib.get_close_matches(str(name), self.names(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {', '.join(self.names())}."
         raise UnknownName(f"no {self.kind} is called {name!r}; {hint}")
@@ -100,5 +102,6 @@ class Registry(Generic[T]):
                         self.register(point.name, found)
             except Exception as problem:  # a broken third-party package must not take the others down
                 warnings.warn(
-                    f"{self.kind} {point.name!r} of entry point {point.value!r} was skipped: {problem}", stacklevel=3
+                    f"{self.kind} {point.name!r} of entry point {point.value!r} was skipped: {problem}",
+                    stacklevel=3,
                 )

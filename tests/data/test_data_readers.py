@@ -89,9 +89,7 @@ def write_mnist(folder, n=60, test=10, end="", pack=lambda b: b):
         labels = np.arange(count) % 5
         content = idx_bytes(0x08, images.shape, images.ravel().tolist())
         (folder / f"{part}-images-idx3-ubyte{end}").write_bytes(pack(content))
-        (folder / f"{part}-labels-idx1-ubyte{end}").write_bytes(
-            pack(idx_bytes(0x08, (count,), labels.tolist()))
-        )
+        (folder / f"{part}-labels-idx1-ubyte{end}").write_bytes(pack(idx_bytes(0x08, (count,), labels.tolist())))
         truth[part] = images, labels
     return truth
 

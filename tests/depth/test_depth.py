@@ -49,7 +49,11 @@ def test_mass_matrices_are_the_textbook_ones() -> None:
     h = 0.5
     torch.testing.assert_close(PerStep().gram(KNOTS), h * torch.eye(4))
     torch.testing.assert_close(Shared().gram(KNOTS), torch.tensor([[2.0]]))
-    tri = torch.diag(torch.tensor([2.0, 4.0, 4.0, 4.0, 2.0])) + torch.diag(torch.ones(4), 1) + torch.diag(torch.ones(4), -1)
+    tri = (
+        torch.diag(torch.tensor([2.0, 4.0, 4.0, 4.0, 2.0]))
+        + torch.diag(torch.ones(4), 1)
+        + torch.diag(torch.ones(4), -1)
+    )
     torch.testing.assert_close(PiecewiseLinear().gram(KNOTS), h / 6 * tri)
 
 
@@ -79,7 +83,9 @@ def test_penalties_are_the_integrals_they_name(depth: on.depth.Depth) -> None:
     midpoints = [(i + 0.5) / 1000 for i in range(2000)]
     size = sum(float((depth.at(c, t, KNOTS) ** 2).sum()) for t in midpoints) / 1000
     assert float(depth.penalty(c, "l2", KNOTS)) == pytest.approx(size / 2, rel=1e-5)
-    tv = sum(math.sqrt(((float(a) - float(b)) / h) ** 2 + 1e-3) for j in range(len(c) - 1) for a, b in zip(c[j + 1], c[j]))
+    tv = sum(
+        math.sqrt(((float(a) - float(b)) / h) ** 2 + 1e-3) for j in range(len(c) - 1) for a, b in zip(c[j + 1], c[j])
+    )
     assert float(depth.penalty(c, "tv", KNOTS)) == pytest.approx(h * tv)
 
 
@@ -120,7 +126,9 @@ def observed_order(depth: str, integrator: str, pieces: int, aligned: bool = Tru
 
 @pytest.mark.parametrize("depth", ["per_step", "piecewise_linear", "shared"])
 @pytest.mark.parametrize(("integrator", "order"), [("euler", 1), ("heun", 2), ("ssprk3", 3), ("rk4", 4)])
-def test_stages_at_the_right_end_of_a_step_keep_the_order_on_aligned_knots(depth: str, integrator: str, order: int) -> None:
+def test_stages_at_the_right_end_of_a_step_keep_the_order_on_aligned_knots(
+    depth: str, integrator: str, order: int
+) -> None:
     assert observed_order(depth, integrator, 4) == pytest.approx(order, abs=0.1)
 
 

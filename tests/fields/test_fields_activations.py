@@ -95,9 +95,7 @@ def test_a_primitive_is_missing_only_where_it_is_a_dilogarithm():
 def test_log_cosh_neither_overflows_nor_loses_its_second_derivative_at_zero():
     p = get("tanh").primitive
     assert p(torch.tensor(1000.0, dtype=torch.float64)).item() == pytest.approx(1000 - math.log(2), rel=1e-15)
-    assert p(torch.tensor(-1000.0, dtype=torch.float64)).item() == pytest.approx(
-        1000 - math.log(2), rel=1e-15
-    )
+    assert p(torch.tensor(-1000.0, dtype=torch.float64)).item() == pytest.approx(1000 - math.log(2), rel=1e-15)
     zero = torch.zeros(1, dtype=torch.float64)
     assert derivative(p, zero, order=2).item() == pytest.approx(1.0, abs=1e-15)
 

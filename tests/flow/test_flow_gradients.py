@@ -121,7 +121,9 @@ def test_a_wrapped_module_gets_its_gradient_from_recomputation(gradient: str) ->
     expected = torch.autograd.grad(on.Flow(net, "rk4", depth="shared")(y).sum(), list(net.parameters()))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ours = torch.autograd.grad(on.Flow(net, "rk4", depth="shared", gradient=gradient)(y).sum(), list(net.parameters()))
+        ours = torch.autograd.grad(
+            on.Flow(net, "rk4", depth="shared", gradient=gradient)(y).sum(), list(net.parameters())
+        )
     for a, b in zip(ours, expected):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
 
@@ -149,5 +151,3 @@ def test_seeds_can_be_a_batch_axis() -> None:
             alone = torch.autograd.grad((flow(y) ** 2).sum(), list(flow.parameters()))
             for (key, _), g in zip(flow.named_parameters(), alone):
                 torch.testing.assert_close(together[key][s], g, rtol=1e-10, atol=1e-12)
-
-

@@ -111,7 +111,11 @@ def test_the_net_takes_more_steps_with_the_same_weights() -> None:
 
 
 def test_trajectory_starts_at_y_and_ends_at_the_output() -> None:
-    for field, name in ((on.fields.Free(4), "rk4"), (on.fields.SecondOrder(4), "verlet"), (on.fields.Free(4), "dopri5")):
+    for field, name in (
+        (on.fields.Free(4), "rk4"),
+        (on.fields.SecondOrder(4), "verlet"),
+        (on.fields.Free(4), "dopri5"),
+    ):
         flow = on.Flow(field, name, steps=5)
         y = torch.randn(3, 4)
         states = flow.trajectory(y)
@@ -174,7 +178,9 @@ def test_any_callable_and_any_module_is_a_field(double: None) -> None:
         expected = expected + 0.25 * module(expected)
     assert torch.equal(shared(y), expected)
     own = on.Flow(module, "euler", steps=4)
-    assert own.weights["weight"].shape == (4, 2, 2) and not torch.equal(own.weights["weight"][0], own.weights["weight"][1])
+    assert own.weights["weight"].shape == (4, 2, 2) and not torch.equal(
+        own.weights["weight"][0], own.weights["weight"][1]
+    )
     assert own(y).shape == y.shape
 
 
@@ -209,7 +215,9 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("build", "error", "sentence"), IMPOSSIBLE)
-def test_what_cannot_work_fails_when_built_with_a_sentence(build: object, error: type[Exception], sentence: str) -> None:
+def test_what_cannot_work_fails_when_built_with_a_sentence(
+    build: object, error: type[Exception], sentence: str
+) -> None:
     with pytest.raises(error, match=sentence):
         build()  # type: ignore[operator]
 

@@ -121,7 +121,13 @@ def test_the_gradient_with_respect_to_start_and_module_is_that_of_the_exact_solu
 def test_no_integrator_calls_a_solution_past_its_pole_a_success(name: str, points: int) -> None:
     t = torch.linspace(0.0, 2.0, points)
     sol = on.solve(
-        lambda t, y: y**2, torch.ones(1), t, integrator=name, steps=pace(name, 20), on_failure="return", max_steps=3000
+        lambda t, y: y**2,
+        torch.ones(1),
+        t,
+        integrator=name,
+        steps=pace(name, 20),
+        on_failure="return",
+        max_steps=3000,
     )
     assert sol.status != "success"
     assert torch.isfinite(sol.y).all() and sol.y.shape[0] == sol.t.shape[0]
@@ -141,7 +147,13 @@ def test_a_coarse_run_past_a_pole_is_suspect_with_a_warning(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*half the step size")
 def test_check_finds_a_coarse_run_inaccurate_and_a_fine_one_a_success(name: str) -> None:
     pole = on.solve(
-        lambda t, y: y**2, torch.ones(1), [0.0, 2.0], integrator=name, steps=3, check=True, on_failure="return"
+        lambda t, y: y**2,
+        torch.ones(1),
+        [0.0, 2.0],
+        integrator=name,
+        steps=3,
+        check=True,
+        on_failure="return",
     )
     assert pole.status in ("inaccurate", "non_finite")
     fine = on.solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0], name, steps=300, check=True, rtol=2e-2, atol=1e-3)
@@ -153,7 +165,9 @@ def test_check_finds_a_coarse_run_inaccurate_and_a_fine_one_a_success(name: str)
 
 def test_a_failure_names_integrator_time_sample_and_component_and_keeps_the_partial_result() -> None:
     y0 = torch.tensor([[0.1, 0.1], [0.1, 5.0]])
-    with pytest.raises(SolveFailed, match=r"'rk4' on <lambda>: .* after t = .* \(first in sample 1, component 1\)") as caught:
+    with pytest.raises(
+        SolveFailed, match=r"'rk4' on <lambda>: .* after t = .* \(first in sample 1, component 1\)"
+    ) as caught:
         on.solve(lambda t, y: y**2, y0, [0.0, 0.1, 3.0], integrator="rk4", steps=20)
     partial = caught.value.solution
     assert partial.status == "non_finite" and partial.y.shape == (2, 2, 2) and 0.1 < partial.t_last < 3.0

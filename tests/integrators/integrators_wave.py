@@ -34,9 +34,7 @@ class Wave:
 
 
 def start(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> torch.Tensor:
-    return torch.randn(*shape, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
-        dtype
-    )
+    return torch.randn(*shape, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def march(method, f, y, steps=STEPS, h=H, coef=None, t=0.0):

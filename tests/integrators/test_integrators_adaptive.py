@@ -39,9 +39,7 @@ def test_the_factor_is_that_of_the_textbook_within_its_limits():
     control = Controller()
     assert control.factor(2.0**5, None, 5) == pytest.approx(0.45)
     assert control.factor(2.0**-5, None, 5) == pytest.approx(1.8)
-    assert control.factor(0.5, 0.25, 5) == pytest.approx(
-        0.9 * 0.5**-0.17 * 0.25**0.04
-    )  # Dormand-Prince in dopri5.f
+    assert control.factor(0.5, 0.25, 5) == pytest.approx(0.9 * 0.5**-0.17 * 0.25**0.04)  # Dormand-Prince in dopri5.f
     assert control.factor(0.0, None, 5) == 10.0
     assert control.factor(1e-30, 1e-30, 5) == 10.0
     assert control.factor(1e30, None, 5) == 0.2
@@ -104,9 +102,7 @@ def test_hand_driven_adaptive_steps_keep_the_error_near_the_tolerance():
         h *= control.factor(err, previous, method.order)
         previous = err if err <= 1 else previous
     assert steps < 150
-    assert torch.allclose(
-        y, torch.tensor([math.cos(10), -math.sin(10)], dtype=torch.float64), rtol=0, atol=1e-6
-    )
+    assert torch.allclose(y, torch.tensor([math.cos(10), -math.sin(10)], dtype=torch.float64), rtol=0, atol=1e-6)
 
 
 def test_hermite_is_that_of_scipy_for_numbers_and_tensors():

@@ -179,9 +179,7 @@ def test_amplification_of_a_tensor_has_its_shape_and_its_entries():
         method = integrators.get(name)
         grid = method.amplification(z)
         assert grid.shape == z.shape
-        assert abs(complex(grid[1, 0])) == pytest.approx(
-            abs(method.amplification(complex(z[1, 0]))), rel=1e-12
-        )
+        assert abs(complex(grid[1, 0])) == pytest.approx(abs(method.amplification(complex(z[1, 0]))), rel=1e-12)
 
 
 def test_learnable_coefficients_default_to_the_mean_of_their_distribution():
@@ -223,9 +221,7 @@ def test_contractivity_radii_are_those_of_the_circle_theorem():
 
 def _largest_growth(method, r):
     """Over right-hand sides z_i y whose z_i changes from stage to stage on the circle |z + r| = r."""
-    angles = torch.rand(
-        method.stages + 1, 200_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-    )
+    angles = torch.rand(method.stages + 1, 200_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     turns = (2 * angles - 1) ** 3 * math.pi  # more of them near z = 0, where the circle touches the axis
     z = iter(r * (torch.exp(1j * turns) - 1))
     y = torch.ones(angles.shape[1], dtype=torch.complex128)

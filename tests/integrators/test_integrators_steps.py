@@ -137,9 +137,7 @@ def test_a_pair_gives_the_step_and_the_error_of_scipy(name, theirs):
     new, slope = rk_step(fun, 0.3, y.numpy(), fun(0.3, y.numpy()), H, theirs.A, theirs.B, theirs.C, k)
     ours = integrators.get(name).step(f, 0.3, y, H, (), None)
     assert np.allclose(ours.y.numpy(), new, rtol=0, atol=1e-15)
-    assert np.allclose(
-        ours.error.numpy(), -H * (k.T @ theirs.E), rtol=1e-10, atol=1e-18
-    )  # scipy: low minus high
+    assert np.allclose(ours.error.numpy(), -H * (k.T @ theirs.E), rtol=1e-10, atol=1e-18)  # scipy: low minus high
     assert np.allclose(ours.carry[0].numpy(), slope, rtol=0, atol=1e-14)
 
 
@@ -152,9 +150,7 @@ def test_fixed_step_methods_agree_with_torchdiffeq(name):
     t = torch.linspace(0, 1, STEPS + 1, dtype=torch.float64)
     expected = torchdiffeq.odeint(f, y, t, method=THEIRS[name])
     assert torch.allclose(march(integrators.get(name), f, y), expected, rtol=0, atol=1e-12)
-    assert torch.allclose(
-        march(integrators.get(f"torchdiffeq:{THEIRS[name]}"), f, y), expected, rtol=0, atol=1e-12
-    )
+    assert torch.allclose(march(integrators.get(f"torchdiffeq:{THEIRS[name]}"), f, y), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", ["dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun"])
@@ -237,9 +233,7 @@ def test_the_jacobian_of_a_splitting_step_is_symplectic(name):
 def test_a_runge_kutta_step_is_not_symplectic():
     f, y = Wave(), start()
     f.drift = lambda t, p: torch.sin(p)
-    m = torch.autograd.functional.jacobian(
-        lambda x: integrators.get("heun").step(f, 0.0, x, 0.3, (), None).y, y
-    )
+    m = torch.autograd.functional.jacobian(lambda x: integrators.get("heun").step(f, 0.0, x, 0.3, (), None).y, y)
     j = torch.zeros(4, 4, dtype=torch.float64)
     j[:2, 2:], j[2:, :2] = torch.eye(2), -torch.eye(2)
     assert float((m.T @ j @ m - j).abs().max()) > 1e-4

@@ -84,9 +84,7 @@ def test_a_generator_fixes_the_weights_and_keeps_the_global_state(name):
 
 @pytest.mark.parametrize("name", INITIALISERS)
 def test_initialise_fills_weights_and_zeroes_biases_of_dense_and_convolution_layers(name):
-    net = nn.Sequential(
-        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(4, 3, bias=False), nn.Conv1d(1, 1, 3)
-    )
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(4, 3, bias=False), nn.Conv1d(1, 1, 3))
     before = net[0].weight.clone()
     initialise(net, name, torch.Generator().manual_seed(0))
     assert not torch.equal(net[0].weight, before) and net[0].weight.requires_grad

@@ -80,7 +80,10 @@ def test_modes_that_grow_in_the_exact_flow_do_not_limit_the_step():
 
 
 def test_a_saddle_under_a_method_for_oscillators_counts_as_growing():
-    assert bool(growing("verlet", torch.tensor([-0.3 + 0j]))) and largest_step("verlet", torch.tensor([-0.3 + 0j])) == math.inf
+    assert (
+        bool(growing("verlet", torch.tensor([-0.3 + 0j])))
+        and largest_step("verlet", torch.tensor([-0.3 + 0j])) == math.inf
+    )
 
 
 def test_a_flow_against_time_sees_the_eigenvalues_with_the_other_sign():

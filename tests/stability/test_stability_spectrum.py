@@ -102,7 +102,13 @@ def test_jacobians_and_eigenvalues_agree_with_jacrev_for_every_field(name):
 @pytest.mark.parametrize("integrator", ["verlet", "leapfrog", "rk4"])
 def test_a_second_order_field_has_the_frequencies_of_its_stiffness_matrix(integrator):
     K = torch.diag(torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64))
-    flow = Flow(fields.SecondOrder(fields.wrap(lambda y: -y @ K)), integrator, depth="shared", steps=2, span=(0.0, 0.2))
+    flow = Flow(
+        fields.SecondOrder(fields.wrap(lambda y: -y @ K)),
+        integrator,
+        depth="shared",
+        steps=2,
+        span=(0.0, 0.2),
+    )
     (first, _) = spectra(unroll(flow, X[:, :3]))
     assert sorted(first.eigenvalues[0].imag.tolist()) == pytest.approx([-3, -2, -1, 1, 2, 3])
     assert float(first.eigenvalues.real.abs().max()) < 1e-12

@@ -19,7 +19,12 @@ def test_she_registers_her_scheme_in_three_lines_and_finds_it_everywhere(
         "my_ssprk3", on.Tableau(a=("", "1", "1/4 1/4"), b="1/6 1/6 2/3", order=3, cite="Shu & Osher 1988")
     )
     scheme = on.integrators.get("my_ssprk3")
-    assert (scheme.order, scheme.stages, scheme.implicit, scheme.facts.ssp) == (3, 3, False, pytest.approx(1.0))
+    assert (scheme.order, scheme.stages, scheme.implicit, scheme.facts.ssp) == (
+        3,
+        3,
+        False,
+        pytest.approx(1.0),
+    )
     assert "my_ssprk3" in on.integrators.names()
 
     from odenet.cli import main
@@ -76,4 +81,8 @@ def test_she_swaps_the_scheme_of_a_trained_network_by_one_word() -> None:
         name: float((net.with_integrator(name)(data.x_test).argmax(-1) == data.y_test).double().mean())
         for name in ("rk4", "rk4_38", "dopri5", "euler")
     }
-    assert right["rk4"] > 0.85 and abs(right["rk4"] - right["rk4_38"]) < 0.02 and abs(right["rk4"] - right["dopri5"]) < 0.02
+    assert (
+        right["rk4"] > 0.85
+        and abs(right["rk4"] - right["rk4_38"]) < 0.02
+        and abs(right["rk4"] - right["dopri5"]) < 0.02
+    )

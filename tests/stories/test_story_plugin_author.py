@@ -12,7 +12,7 @@ def install(folder: Path) -> None:
     """What `pip install` leaves behind for a package with one module and one entry point."""
     (folder / "nystrom.py").write_text(
         textwrap.dedent(
-            '''
+            """
             from odenet import Tableau
 
             RK5 = Tableau(
@@ -22,13 +22,15 @@ def install(folder: Path) -> None:
                 cite="Nystrom 1925",
             )
             BROKEN = Tableau(a=("", "1"), b="1/2 1/3", order=2)
-            '''
+            """
         )
     )
     info = folder / "nystrom-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nystrom\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[odenet.integrators]\nnystrom5 = nystrom:RK5\nnystrom_bad = nystrom:BROKEN\n")
+    (info / "entry_points.txt").write_text(
+        "[odenet.integrators]\nnystrom5 = nystrom:RK5\nnystrom_bad = nystrom:BROKEN\n"
+    )
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -59,7 +61,11 @@ def test_a_broken_plug_in_is_skipped_with_a_warning_and_the_others_work(tmp_path
     install(tmp_path)
     code = "import warnings; warnings.simplefilter('always'); import odenet; print(odenet.integrators.get('nystrom5').order)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={"PYTHONPATH": str(tmp_path)}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"PYTHONPATH": str(tmp_path)},
     )
     assert done.stdout.strip() == "5"
     assert "'nystrom_bad' of entry point 'nystrom:BROKEN' was skipped" in done.stderr

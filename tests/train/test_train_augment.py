@@ -40,9 +40,7 @@ def test_every_shift_is_one_of_the_numpy_shifts_and_all_of_them_occur():
     seen = set()
     for a, b in zip(x.numpy(), y.numpy()):
         padded = np.pad(a, ((0, 0), (1, 1), (1, 1)))
-        matches = [
-            (i, j) for i in range(3) for j in range(3) if np.array_equal(padded[:, i : i + 5, j : j + 4], b)
-        ]
+        matches = [(i, j) for i in range(3) for j in range(3) if np.array_equal(padded[:, i : i + 5, j : j + 4], b)]
         assert len(matches) == 1
         seen.add(matches[0])
     assert len(seen) == 9

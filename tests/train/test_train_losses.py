@@ -27,9 +27,7 @@ def by_hand(name):
         "tukey": lambda: [4.685**2 / 6 * (1 - max(0.0, 1 - (a / 4.685) ** 2) ** 3) for a in r],
         "cross_entropy": lambda: [math.log(sum(map(math.exp, a))) - a[k] for a, k in zip(s, y)],
         "nll": lambda: [-a[k] for a, k in zip(s, y)],
-        "hinge": lambda: [
-            sum(max(0.0, 1 - a[k] + a[j]) for j in range(4) if j != k) / 4 for a, k in zip(s, y)
-        ],
+        "hinge": lambda: [sum(max(0.0, 1 - a[k] + a[j]) for j in range(4) if j != k) / 4 for a, k in zip(s, y)],
         "squared_hinge": lambda: [
             sum(max(0.0, 1 - a[k] + a[j]) ** 2 for j in range(4) if j != k) / 4 for a, k in zip(s, y)
         ],

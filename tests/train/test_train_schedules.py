@@ -52,9 +52,7 @@ TORCH = {
 }
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The epoch parameter in `scheduler.step:UserWarning"
-)  # torch's own SequentialLR
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")  # torch's own SequentialLR
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_schedule_equals_torchs_own(name):
     steps = STEPS + 1 if name == "one_cycle" else STEPS

@@ -39,14 +39,8 @@ class Dataset:
     def __post_init__(self) -> None:
         for x, y in ((self.x, self.y), (self.x_val, self.y_val), (self.x_test, self.y_test)):
             if len(x) != len(y):
-                raise BadInput(
-                    f"data set {self.name!r} has {len(x)} inputs but {len(y)} targets in one part."
-                )
-            if (
-                self.classes is not None
-                and y.numel()
-                and not 0 <= int(y.min()) <= int(y.max()) < self.classes
-            ):
+                raise BadInput(f"data set {self.name!r} has {len(x)} inputs but {len(y)} targets in one part.")
+            if self.classes is not None and y.numel() and not 0 <= int(y.min()) <= int(y.max()) < self.classes:
                 raise BadInput(f"data set {self.name!r} has labels outside 0..{self.classes - 1}.")
 
     @property
@@ -87,24 +81,18 @@ def split(
 ) -> Dataset:
     """60 % training, 20 % validation, 20 % test: a shuffle fixed by `seed`, class by class for labels."""
     if len(x) < 5 * (classes or 1):
-        raise BadInput(
-            f"data set {name!r} needs n >= {5 * (classes or 1)} samples to be split in three, not {len(x)}."
-        )
+        raise BadInput(f"data set {name!r} needs n >= {5 * (classes or 1)} samples to be split in three, not {len(x)}.")
     labels = y if classes is not None and stratify else None
     first, test = cut(np.arange(len(x)), labels, 0.2, seed)
     train, val = cut(first, labels, 0.25, seed)
     parts = {}
     for suffix, rows in (("", train), ("_val", val), ("_test", test)):
         parts["x" + suffix] = torch.as_tensor(np.asarray(x[rows], dtype=np.float32))
-        parts["y" + suffix] = torch.as_tensor(
-            np.asarray(y[rows], dtype=np.float32 if classes is None else np.int64)
-        )
+        parts["y" + suffix] = torch.as_tensor(np.asarray(y[rows], dtype=np.float32 if classes is None else np.int64))
     return Dataset(name, **parts, classes=classes, image=image)
 
 
-def cut(
-    rows: np.ndarray, labels: np.ndarray | None, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def cut(rows: np.ndarray, labels: np.ndarray | None, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Two disjoint shuffled parts of `rows`, the second with `fraction` of them (given labels: of each)."""
     from sklearn.model_selection import train_test_split
 

@@ -41,9 +41,7 @@ def read_idx(path: str | Path) -> Tensor:
     """
     content = _bytes(path)
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES:
-        raise BadInput(
-            f"{str(path)!r} is not an IDX file: it starts with {content[:4].hex(' ') or 'nothing'}."
-        )
+        raise BadInput(f"{str(path)!r} is not an IDX file: it starts with {content[:4].hex(' ') or 'nothing'}.")
     dtype, ndim = np.dtype(_IDX_TYPES[content[2]]), content[3]
     start = 4 + 4 * ndim
     if len(content) < start:
@@ -51,9 +49,7 @@ def read_idx(path: str | Path) -> Tensor:
     shape = tuple(int(s) for s in np.frombuffer(content, ">u4", ndim, 4))
     need = start + math.prod(shape) * dtype.itemsize
     if len(content) != need:
-        raise BadInput(
-            f"{str(path)!r} has {len(content)} bytes, but shape {shape} of {dtype.name} takes {need}."
-        )
+        raise BadInput(f"{str(path)!r} has {len(content)} bytes, but shape {shape} of {dtype.name} takes {need}.")
     values = np.frombuffer(content, dtype, math.prod(shape), start).reshape(shape)
     return torch.from_numpy(values.astype(dtype.newbyteorder("=")))
 
@@ -115,24 +111,18 @@ def cifar_folder(folder: str | Path, seed: int = 0, labels: str = "fine") -> Dat
 def _cifar_file(path: Path, label_bytes: int, column: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     content, record = _bytes(path), label_bytes + _PIXELS
     if not content or len(content) % record:
-        raise BadInput(
-            f"{str(path)!r} has {len(content)} bytes, not a positive multiple of {record}: it is truncated."
-        )
+        raise BadInput(f"{str(path)!r} has {len(content)} bytes, not a positive multiple of {record}: it is truncated.")
     table = np.frombuffer(content, np.uint8).reshape(-1, record)
     y = table[:, column].astype(np.int64)
     if y.max() >= classes:
-        raise BadInput(
-            f"{str(path)!r} has the label {y.max()}, above {classes - 1}: it is not this version of CIFAR."
-        )
+        raise BadInput(f"{str(path)!r} has the label {y.max()}, above {classes - 1}: it is not this version of CIFAR.")
     return table[:, label_bytes:], y
 
 
 def _folder(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
-        raise BadInput(
-            f"there is no folder {str(folder)!r}; nothing is downloaded, so put the files there first."
-        )
+        raise BadInput(f"there is no folder {str(folder)!r}; nothing is downloaded, so put the files there first.")
     return folder
 
 

@@ -36,9 +36,7 @@ def copy(seed: int = 0, n: int = 1000, delay: int = 20, memory: int = 10, symbol
     log(symbols) / T. Arjovsky, Shah & Bengio, ICML 2016, sec. 5.1.
     """
     if min(delay, memory) < 1 or symbols < 2:
-        raise BadInput(
-            f"copy needs delay, memory >= 1 and symbols >= 2, not {delay!r}, {memory!r}, {symbols!r}."
-        )
+        raise BadInput(f"copy needs delay, memory >= 1 and symbols >= 2, not {delay!r}, {memory!r}, {symbols!r}.")
     rng = np.random.default_rng(seed)
     blank, signal = symbols, symbols + 1
     word = rng.integers(0, symbols, (n, memory))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .base import Depth, resolve
 from .piecewise import PerStep, PiecewiseLinear
 from .shared import Shared
 
-DEPTHS = {"per_step": PerStep, "piecewise_linear": PiecewiseLinear, "shared": Shared}
+DEPTHS: dict[str, Callable[[], Depth]] = {"per_step": PerStep, "piecewise_linear": PiecewiseLinear, "shared": Shared}
 
 
 def names() -> list[str]:

@@ -14,7 +14,7 @@ import difflib
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,8 +47,8 @@ class Depth(ABC):
         """Indices of the basis functions that are not zero on interval n."""
 
     @abstractmethod
-    def basis(self, s: float) -> tuple[float, ...]:
-        """Their values at relative position s in [0, 1] of the interval."""
+    def basis(self, s: Any) -> tuple[Any, ...]:
+        """Their values at relative position s in [0, 1] of the interval, a number or a 0-dim tensor."""
 
     @abstractmethod
     def prolong(self, c: Tensor) -> Tensor:
@@ -62,9 +62,9 @@ class Depth(ABC):
         """The coefficient tensors one by one (one node in the autograd graph, not one per use)."""
         return c.unbind(0)
 
-    def value(self, active: Sequence[Tensor], s: float) -> Tensor:
+    def value(self, active: Sequence[Tensor], s: Any) -> Tensor:
         """theta at relative position s of an interval, from the coefficients in its support."""
-        terms = [c * b for c, b in zip(active, self.basis(s)) if b != 0.0]
+        terms = [c * b for c, b in zip(active, self.basis(s)) if isinstance(b, Tensor) or b != 0.0]
         return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
 
     def at(self, c: Tensor, t: float, knots: Sequence[float], side: Literal["left", "right"] = "right") -> Tensor:
@@ -98,10 +98,10 @@ class Depth(ABC):
     def penalty(self, c: Tensor, kind: Kind, knots: Sequence[float], tau: float = 1e-3) -> Tensor:
         """Smoothness or size of theta over depth, a scalar.
 
-            h1            1/2 integral |theta'|^2 dt, theta' = (c_{j+1} - c_j)/h: 1/(2h) sum |c_{j+1} - c_j|^2
-            h1_unscaled   h/2 sum |c_{j+1} - c_j|^2, without the 1/h^2 of a derivative (as some codes have it)
-            l2            1/2 integral |theta|^2 dt = 1/2 c^T G c
-            tv            integral sum sqrt(theta'^2 + tau) dt, total variation made smooth (Ruthotto & Haber, eq. 13)
+        h1            1/2 integral |theta'|^2 dt, theta' = (c_{j+1} - c_j)/h: 1/(2h) sum |c_{j+1} - c_j|^2
+        h1_unscaled   h/2 sum |c_{j+1} - c_j|^2, without the 1/h^2 of a derivative (as some codes have it)
+        l2            1/2 integral |theta|^2 dt = 1/2 c^T G c
+        tv            integral sum sqrt(theta'^2 + tau) dt, total variation made smooth (Ruthotto & Haber, eq. 13)
         """
         if kind not in ("h1", "h1_unscaled", "l2", "tv"):
             raise BadInput(f"depth penalty {kind!r} is not known; write 'h1', 'h1_unscaled', 'l2' or 'tv'.")

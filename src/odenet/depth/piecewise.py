@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class PerStep(Depth):
     def support(self, n: int) -> tuple[int, ...]:
         return (n,)
 
-    def basis(self, s: float) -> tuple[float, ...]:
+    def basis(self, s: Any) -> tuple[Any, ...]:
         return (1.0,)
 
     def prolong(self, c: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ class PiecewiseLinear(Depth):
     def support(self, n: int) -> tuple[int, ...]:
         return (n, n + 1)
 
-    def basis(self, s: float) -> tuple[float, ...]:
+    def basis(self, s: Any) -> tuple[Any, ...]:
         return (1.0 - s, s)
 
     def prolong(self, c: Tensor) -> Tensor:

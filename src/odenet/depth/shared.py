@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -26,10 +27,10 @@ class Shared(Depth):
     def support(self, n: int) -> tuple[int, ...]:
         return (0,)
 
-    def basis(self, s: float) -> tuple[float, ...]:
+    def basis(self, s: Any) -> tuple[Any, ...]:
         return (1.0,)
 
-    def value(self, active: Sequence[Tensor], s: float) -> Tensor:
+    def value(self, active: Sequence[Tensor], s: Any) -> Tensor:
         return active[0]
 
     def prolong(self, c: Tensor) -> Tensor:

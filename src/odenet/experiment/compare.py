@@ -200,7 +200,9 @@ def compare(
     Raises BadInput for names and pairs that cannot work, before anything is trained.
     """
     if experiment is not None and words:
-        raise BadInput(f"compare takes an Experiment or its fields, not both; put {', '.join(words)} into the Experiment.")
+        raise BadInput(
+            f"compare takes an Experiment or its fields, not both; put {', '.join(words)} into the Experiment."
+        )
     given = experiment or Experiment.from_dict(words)
     kept = experiment is not None or "name" in words or "out" in words
     settled = given.settled()
@@ -210,7 +212,10 @@ def compare(
     owner = None if kept else tempfile.TemporaryDirectory(prefix="odenet-")
     run = Run.start(given, resume=resume, folder=None if owner is None else Path(owner.name))
     if given.quick:
-        notes = [*notes, "Quick: fewer nets and learning rates, shallower nets and fewer training steps than the full comparison."]
+        notes = [
+            *notes,
+            "Quick: fewer nets and learning rates, shallower nets and fewer training steps than the full comparison.",
+        ]
     done = run.finished() if resume else {}
     start = time.perf_counter()
     with Progress([u["key"] for u in todo], set(done)) if progress else Plain() as bar:

@@ -62,7 +62,11 @@ def accuracy(rows: Sequence[Mapping[str, Any]], summaries: Sequence[Summary]) ->
     def draw() -> Canvas:
         canvas, ax = _rows([s.key for s in summaries])
         for place, s in enumerate(summaries):
-            scores = [100 * r["accuracy"] for r in rows if (r["net"], r["integrator"]) == (s.net, s.integrator) and r["accuracy"] is not None]
+            scores = [
+                100 * r["accuracy"]
+                for r in rows
+                if (r["net"], r["integrator"]) == (s.net, s.integrator) and r["accuracy"] is not None
+            ]
             ax.plot(scores, [place] * len(scores), "o", ms=5, color=BLUE, alpha=0.55, mew=0)
             if s.accuracy is not None:
                 ax.plot([100 * s.accuracy] * 2, [place - 0.3, place + 0.3], color=INK, lw=2)
@@ -113,7 +117,12 @@ def learning(rows: Sequence[Mapping[str, Any]], steps: int) -> Drawing:
     first = [r for r in rows if r["seed"] == rows[0]["seed"] and r["history"]] if rows else []
     nets = list(dict.fromkeys(r["net"] for r in first))
     data = [
-        {"net": r["net"], "integrator": r["integrator"], "step": round(i * steps / len(r["history"])), "loss": v}
+        {
+            "net": r["net"],
+            "integrator": r["integrator"],
+            "step": round(i * steps / len(r["history"])),
+            "loss": v,
+        }
         for r in first
         for i, v in enumerate(r["history"])
     ]
@@ -126,9 +135,17 @@ def learning(rows: Sequence[Mapping[str, Any]], steps: int) -> Drawing:
         panels = canvas.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
         for ax, net in zip(panels, nets):
             for colour, r in zip(COLOURS, [r for r in first if r["net"] == net]):
-                mine = [d for d in data if (d["net"], d["integrator"]) == (net, r["integrator"]) and d["loss"] is not None]
+                mine = [
+                    d for d in data if (d["net"], d["integrator"]) == (net, r["integrator"]) and d["loss"] is not None
+                ]
                 name = r["integrator"].removesuffix("-")
-                ax.semilogy([d["step"] for d in mine], [d["loss"] for d in mine], color=colour, lw=1.2, label=name or None)
+                ax.semilogy(
+                    [d["step"] for d in mine],
+                    [d["loss"] for d in mine],
+                    color=colour,
+                    lw=1.2,
+                    label=name or None,
+                )
             ax.set_title(net, fontsize=10)
             ax.grid(color=GRID, lw=0.8)
             if ax.get_legend_handles_labels()[0]:
@@ -139,14 +156,22 @@ def learning(rows: Sequence[Mapping[str, Any]], steps: int) -> Drawing:
         canvas.supylabel("training loss", fontsize=10)
         return canvas
 
-    return Drawing("learning", "Training loss of the first seed with its chosen learning rate and span.", ("net", "integrator", "step", "loss"), data, draw)
+    return Drawing(
+        "learning",
+        "Training loss of the first seed with its chosen learning rate and span.",
+        ("net", "integrator", "step", "loss"),
+        data,
+        draw,
+    )
 
 
 def theory(name: str, case: Mapping[str, Any]) -> Drawing:
     """Predicted curves as lines, measured ones as dots, predicted limits as dashed verticals."""
     figure = case["figure"]
     data = [
-        {"curve": s["name"], "kind": s["kind"], "x": x, "y": y} for s in figure["series"] for x, y in zip(s["x"], s["y"])
+        {"curve": s["name"], "kind": s["kind"], "x": x, "y": y}
+        for s in figure["series"]
+        for x, y in zip(s["x"], s["y"])
     ]
 
     def draw() -> Canvas:
@@ -157,7 +182,14 @@ def theory(name: str, case: Mapping[str, Any]) -> Drawing:
             points = [(x, y) for x, y in zip(s["x"], s["y"]) if y is not None]
             colour = COLOURS[names.index(s["name"]) % len(COLOURS)]
             style = "-" if s["kind"] == "predicted" else "o" if lines else "o-"
-            ax.plot(*zip(*points), style, color=colour, ms=5.5, lw=1.4, label=None if lines and style == "o" else s["name"])
+            ax.plot(
+                *zip(*points),
+                style,
+                color=colour,
+                ms=5.5,
+                lw=1.4,
+                label=None if lines and style == "o" else s["name"],
+            )
         if figure["log_x"]:
             ax.set_xscale("log", base=2)
             ticks = sorted({x for s in figure["series"] for x in s["x"]})
@@ -168,8 +200,21 @@ def theory(name: str, case: Mapping[str, Any]) -> Drawing:
             ax.set_yscale("log")
         for label, x in figure["limits"].items():
             ax.axvline(x, color=INK, lw=1, ls=(0, (4, 3)))
-            ax.annotate(label, (x, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=8.5, ha="right", va="bottom", xytext=(-3, 0), textcoords="offset points", color=INK)
+            ax.annotate(
+                label,
+                (x, 0.02),
+                xycoords=("data", "axes fraction"),
+                rotation=90,
+                fontsize=8.5,
+                ha="right",
+                va="bottom",
+                xytext=(-3, 0),
+                textcoords="offset points",
+                color=INK,
+            )
         ax.set(xlabel=figure["xlabel"], ylabel=figure["ylabel"])
+        if figure["floor"] is not None:
+            ax.set_ylim(bottom=figure["floor"])
         ax.grid(color=GRID, lw=0.8)
         ax.legend(title="lines predicted, dots measured" if lines else None, title_fontsize=8.5, alignment="left")
         return canvas

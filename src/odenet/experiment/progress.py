@@ -42,7 +42,12 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bar
 
-            columns = (BarColumn(bar_width=32), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+            columns = (
+                BarColumn(bar_width=32),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.description}"),
+            )
             self.bar = Bar(*columns, console=self.console)
             self.bar.start()
             self.task = self.bar.add_task("starting", total=self.total, completed=self.done)
@@ -65,7 +70,11 @@ class Progress:
             self._draw(_said(key, result))
         else:
             elapsed = time.perf_counter() - self.start
-            print(f"[{self.done}/{self.total}] {elapsed:6.1f} s  {_said(key, result)}", file=sys.stderr, flush=True)
+            print(
+                f"[{self.done}/{self.total}] {elapsed:6.1f} s  {_said(key, result)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _draw(self, words: str) -> None:
         if self.bar is not None:

@@ -77,7 +77,9 @@ def headline(results: Results) -> list[str]:
         tested = [d for d in results.differences if d.p is not None]
         same = sum(d.reading == "no difference detectable" for d in tested)
         if tested:
-            said.append(f"Against {results.reference}, no difference is detectable for {same} of {len(tested)} other pairs.")
+            said.append(
+                f"Against {results.reference}, no difference is detectable for {same} of {len(tested)} other pairs."
+            )
     rows = [row for case in results.theory.values() for row in case.get("rows", ())]
     if rows:
         held = sum(bool(row["agrees"]) for row in rows)

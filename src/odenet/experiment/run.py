@@ -241,7 +241,14 @@ def _row(unit: Unit, best: dict[str, Any], data: Dataset) -> dict[str, Any]:
     }
     if best["val_accuracy"] is None:
         lost = "training diverged for every learning rate and span searched; use a smaller lr or more steps."
-        return {**row, "accuracy": None, "verdict": lost, "standing": "measured", "stable": False, "metrics": {}}
+        return {
+            **row,
+            "accuracy": None,
+            "verdict": lost,
+            "standing": "measured",
+            "stable": False,
+            "metrics": {},
+        }
     accuracy = _accuracy(predict(net, data.x_test), data.y_test)
     return {**row, "accuracy": accuracy, **judge(net, data)}
 
@@ -254,7 +261,12 @@ def judge(net: nn.Module, data: Dataset, points: int = 4) -> dict[str, Any]:
         return {"verdict": f"no report: {problem}", "standing": "none", "stable": None, "metrics": {}}
     verdict = found.verdict
     metrics = {k: _plain(v) for k, v in found.to_dict().items()}
-    return {"verdict": verdict.sentence, "standing": verdict.standing, "stable": verdict.stable, "metrics": metrics}
+    return {
+        "verdict": verdict.sentence,
+        "standing": verdict.standing,
+        "stable": verdict.stable,
+        "metrics": metrics,
+    }
 
 
 def _accuracy(scores: Tensor, labels: Tensor) -> float:

@@ -74,7 +74,9 @@ class Experiment:
             object.__setattr__(self, field.name, _typed(field.name, str(field.type), getattr(self, field.name)))
         for key in ("seeds", "width", "steps", "train_steps", "batch"):
             if getattr(self, key) < 1:
-                raise BadInput(f"{key} is a positive whole number, got {getattr(self, key)}; write {key}=16, for instance.")
+                raise BadInput(
+                    f"{key} is a positive whole number, got {getattr(self, key)}; write {key}=16, for instance."
+                )
         for key in ("lr", "spans"):
             if not getattr(self, key) or not all(0 < v < math.inf for v in getattr(self, key)):
                 raise BadInput(f"{key} is a list of positive numbers, got {list(getattr(self, key))}.")
@@ -132,7 +134,9 @@ class Experiment:
         except ValueError as problem:
             raise BadInput(f"the config {path} is not valid {path.suffix[1:].upper() or 'JSON'}: {problem}.") from None
         if not isinstance(content, dict):
-            raise BadInput(f"the config {path} holds a {type(content).__name__}; write a table of entries such as seeds = 3.")
+            raise BadInput(
+                f"the config {path} holds a {type(content).__name__}; write a table of entries such as seeds = 3."
+            )
         return cls.from_dict(content)
 
 

@@ -1,9 +1,9 @@
 """Run folders: what is finished is on disk, nothing is overwritten, a torn last line does not matter.
 
-    runs/<name>/spec.json        the experiment
-               results.jsonl     one line for each finished unit, appended as it finishes
-               nets/             weights
-               results.csv ...   written at the end from results.jsonl
+runs/<name>/spec.json        the experiment
+           results.jsonl     one line for each finished unit, appended as it finishes
+           nets/             weights
+           results.csv ...   written at the end from results.jsonl
 """
 
 from __future__ import annotations

@@ -38,7 +38,17 @@ def comparison(summaries: Sequence[Summary], found: Sequence[Difference]) -> lis
     """Cells of the comparison table, header first."""
     by_key = {d.key: d for d in found}
     nothing = Difference("", None, None, None, None, None, "")
-    head = ["net", "integrator", "accuracy %", "difference", "reading", "parameters", "nfe", "seconds", "stability"]
+    head = [
+        "net",
+        "integrator",
+        "accuracy %",
+        "difference",
+        "reading",
+        "parameters",
+        "nfe",
+        "seconds",
+        "stability",
+    ]
     body = [
         [
             s.net, s.integrator, percent(s.accuracy, s.sd), signed(by_key.get(s.key, nothing)),

@@ -9,7 +9,7 @@ from .constraints import Orthogonal, PositiveSemidefinite, Skew, SpectralCap, Un
 from .hamiltonian import HamiltonianJ, SeparableHamiltonian
 from .layers import Antisymmetric, Free, Parabolic, SecondOrder
 from .maps import Conv, Dense
-from .physics import HarmonicOscillator, Kepler, LotkaVolterra, Lorenz, Pendulum, VanDerPol
+from .physics import HarmonicOscillator, Kepler, Lorenz, LotkaVolterra, Pendulum, VanDerPol
 from .rhs import Rhs
 from .wrap import wrap
 

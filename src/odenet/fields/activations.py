@@ -67,9 +67,7 @@ def _checked(name: str, obj: Any) -> Activation:
     x = torch.linspace(-8.0, 8.0, 1601, dtype=torch.float64)
     y = a.f(x)
     if not isinstance(y, Tensor) or y.shape != x.shape:
-        raise BadInput(
-            f"activation {name!r} must map a tensor to a tensor of the same shape, entry by entry."
-        )
+        raise BadInput(f"activation {name!r} must map a tensor to a tensor of the same shape, entry by entry.")
     _check_slope(name, a, x, y)
     _check_primitive(name, a, x, y)
     return a
@@ -93,9 +91,7 @@ def _check_primitive(name: str, a: Activation, x: Tensor, y: Tensor) -> None:
     gap = (mean - (y[1:] + y[:-1]) / 2).abs() - y.diff().abs() / 2
     if float(gap.max()) > 1e-4:
         at = float(x[int(gap.argmax())])
-        raise ClaimRefused(
-            f"the primitive of activation {name!r} has a derivative other than f near x = {at:.3g}."
-        )
+        raise ClaimRefused(f"the primitive of activation {name!r} has a derivative other than f near x = {at:.3g}.")
 
 
 ACTIVATIONS: Registry[Activation] = Registry("activation", "odenet.activations", _checked)
@@ -105,9 +101,7 @@ names, register = ACTIVATIONS.names, ACTIVATIONS.register
 def get(name: str) -> Activation:
     """The activation called `name`; raises UnknownName, or Incompatible where only a layer exists."""
     if name in _LAYERS_ONLY:
-        raise Incompatible(
-            f"{name!r} has weights or random numbers of its own; use layer({name!r}), or 'leaky_relu'."
-        )
+        raise Incompatible(f"{name!r} has weights or random numbers of its own; use layer({name!r}), or 'leaky_relu'.")
     return ACTIVATIONS.get(name)
 
 
@@ -126,9 +120,7 @@ def resolve(x: str | Activation | Scalar) -> Activation:
             "give a function without any."
         )
     if not callable(x):
-        raise BadInput(
-            f"an activation is a name, an Activation or a function of one tensor, not {type(x).__name__}."
-        )
+        raise BadInput(f"an activation is a name, an Activation or a function of one tensor, not {type(x).__name__}.")
     return Activation(getattr(x, "__name__", type(x).__name__), x)
 
 
@@ -216,9 +208,7 @@ def _erf_primitive(x: Tensor) -> Tensor:
 _RBF_TOP = math.sqrt(2.0 / math.e)
 
 for _entry in (
-    Activation(
-        "identity", lambda x: x, (1.0, 1.0), _half_square, True, when="A linear layer, or the last one."
-    ),
+    Activation("identity", lambda x: x, (1.0, 1.0), _half_square, True, when="A linear layer, or the last one."),
     Activation(
         "sign",
         torch.sign,

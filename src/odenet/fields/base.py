@@ -57,7 +57,7 @@ class Field(nn.Module, ABC):
         return p
 
     def require(self, offer: str) -> None:
-        """Raise Incompatible unless `offer` is among the field's offers: what a method that serves some settings asks."""
+        """Raise Incompatible unless `offer` is among the offers: asked by methods that serve some settings only."""
         if offer not in self.offers:
             raise Incompatible(
                 f"this {type(self).__name__} offers {', '.join(sorted(self.offers)) or 'nothing'}, so no {offer} "

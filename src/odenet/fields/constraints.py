@@ -41,7 +41,7 @@ def _identity(map: LinearMap, like: Tensor) -> Tensor:
     eye = torch.eye(map.rows, dtype=like.dtype, device=like.device)
     if isinstance(map, Conv):
         stencil = like.new_zeros(map.shape)
-        stencil[(..., *(map.kernel // 2,) * map.dims)] = eye
+        stencil.flatten(2)[..., map.kernel**map.dims // 2] = eye  # a view; the middle of an odd stencil
         return stencil
     return eye
 

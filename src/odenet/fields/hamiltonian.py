@@ -52,8 +52,9 @@ class SeparableHamiltonian(Field):
             raise BadInput(f"SeparableHamiltonian got layers={layers}; the published forms have one or two.")
         if layers == 1 and norm != "none":
             raise BadInput("the one-layer Hamiltonian has no normalised form; use layers=2 or norm='none'.")
+        maps.no_hidden(hidden, layers)
         half = _half(dim, "SeparableHamiltonian")
-        linear = maps.resolve(map, half, hidden, square=layers == 1)
+        linear = maps.resolve(map, half, hidden if layers == 2 else None, square=layers == 1)
         s, constraint = activations.resolve(activation), constraints.resolve(constraint, linear)
         self.dim, self.layers, self.dropout = dim, layers, probability(dropout)
         tags = ("1", "2") if layers == 2 else ("",)
@@ -131,6 +132,7 @@ class HamiltonianJ(Field):
         s = activations.resolve(activation)
         free = constraints.Unconstrained()
         self.dim, self.form, self.J, self.dropout = dim, form, J, probability(dropout)
+        self.units: tuple[Unit, ...]
         if form == "h1":
             self.units = (Unit(maps.Dense(dim, dim), s, free, gain=gain),)
         else:
@@ -158,7 +160,10 @@ class HamiltonianJ(Field):
         if self.J == "canonical":
             q, momentum = self.split(g)
             return self.join(momentum, -q)
-        total, running = g.sum(-1, keepdim=True), g.cumsum(-1)  # row i: sum of later entries minus sum of earlier ones
+        total, running = (
+            g.sum(-1, keepdim=True),
+            g.cumsum(-1),
+        )  # row i: sum of later entries minus sum of earlier ones
         return total - running - (running - g)
 
     def drift(self, t: Time, momentum: State, p: Params) -> State:

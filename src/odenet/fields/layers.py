@@ -48,11 +48,17 @@ class Free(Field):
         super().__init__()
         if layers not in (1, 2):
             raise BadInput(f"Free got layers={layers}; a field has one layer s(K y + b) or two, K2 s(K y + b).")
-        linear = maps.resolve(map, _width(dim), hidden, square=layers == 1)
+        linear = maps.resolve(map, _width(dim), hidden if layers == 2 else None, square=layers == 1)
         self.dim, self.layers, self.dropout = dim, layers, probability(dropout)
         self.unit = Unit(
-            linear, activations.resolve(activation), constraints.resolve(constraint, linear), norm, inputs, gain
+            linear,
+            activations.resolve(activation),
+            constraints.resolve(constraint, linear),
+            norm,
+            inputs,
+            gain,
         )
+        maps.no_hidden(hidden, layers)
         self.axis = linear.axis
         self.statistics = self.unit.statistics
         if norm == "none" and layers == 1 and not math.isnan(self.unit.activation.lipschitz):
@@ -119,7 +125,9 @@ class Parabolic(Field):
         super().__init__()
         linear = maps.resolve(map, _width(dim), hidden)
         self.dim, self.dropout = dim, probability(dropout)
-        self.unit = Unit(linear, activations.resolve(activation), constraints.resolve(constraint, linear), norm, 0, gain)
+        self.unit = Unit(
+            linear, activations.resolve(activation), constraints.resolve(constraint, linear), norm, 0, gain
+        )
         self.axis = linear.axis
         self.statistics = self.unit.statistics
         if norm == "none" and self.unit.activation.slope[0] >= 0.0:

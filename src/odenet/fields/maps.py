@@ -96,7 +96,7 @@ class Conv(LinearMap):
     def __post_init__(self) -> None:
         if self.kernel % 2 == 0 or self.dims not in (1, 2):
             raise BadInput(
-                f"Conv got kernel={self.kernel}, dims={self.dims}; use an odd kernel so that the size is kept, dims 1 or 2."
+                f"Conv got kernel={self.kernel}, dims={self.dims}; use an odd kernel, which keeps the size, and dims 1 or 2."
             )
 
     @property
@@ -139,13 +139,17 @@ class Conv(LinearMap):
         return b.reshape(-1, *(1,) * self.dims)
 
 
+def no_hidden(hidden: int | None, layers: int) -> None:
+    """Refuse a hidden width where no second layer leads back from it."""
+    if hidden is not None and layers == 1:
+        raise BadInput(f"hidden={hidden} needs a second layer that leads back; write layers=2 or leave it out.")
+
+
 def resolve(map: LinearMap | str | None, dim: int, rows: int | None = None, square: bool = False) -> LinearMap:
     """A LinearMap from itself or a name: None/"dense", "conv1d", "conv2d", "conv1x1".
 
-    rows: `hidden` of a field with a second map that leads back; square: there is none, so rows = dim.
+    rows: `hidden` of a field that leads back to dim; square: it does not, so rows = dim.
     """
-    if rows is not None and square:
-        raise BadInput(f"hidden={rows} needs a second layer that leads back to the {dim} features; write layers=2 or leave it out.")
     if rows is not None and (not isinstance(rows, int) or rows < 1):
         raise BadInput(f"hidden is a positive whole number, got {rows!r}; write hidden=64, for instance.")
     if isinstance(map, LinearMap):

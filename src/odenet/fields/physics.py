@@ -157,9 +157,7 @@ class LotkaVolterra(Physical):
 
     def forward(self, t: Time, y: State, p: Params) -> State:
         prey, predator = y.unbind(-1)
-        return torch.stack(
-            (prey * (self.a - self.b * predator), predator * (self.d * prey - self.c)), -1
-        )
+        return torch.stack((prey * (self.a - self.b * predator), predator * (self.d * prey - self.c)), -1)
 
     def energy(self, y: State, p: Params | None = None) -> Tensor:
         """V(x, y)."""

@@ -37,7 +37,7 @@ class Wrapped(Field):
         return self.inner if isinstance(self.inner, nn.Module) else None
 
     def init(self, generator: torch.Generator | None = None) -> Params:
-        """One set of weights: drawn anew by the layers' own `reset_parameters`; without a generator the module's own."""
+        """One set of weights: drawn anew by the layers' `reset_parameters`; without a generator the module's own."""
         if self.module is None:
             return {}
         fresh = copy.deepcopy(self.module)
@@ -46,7 +46,7 @@ class Wrapped(Field):
                 torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
                 for part in fresh.modules():
                     if hasattr(part, "reset_parameters"):
-                        part.reset_parameters()
+                        part.reset_parameters()  # type: ignore[operator]
         return {_key(n): v.detach().clone() for n, v in fresh.named_parameters()}
 
     def forward(self, t: Time, y: State, p: Params) -> State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -64,11 +65,15 @@ class Chain(nn.Module):
             if isinstance(part, Flow):
                 inner = part.layers()
                 inner[0] = _after(part.lift, inner[0])
-                inner[-1] = _after(inner[-1], lambda s, part=part: part.lower(s[0] if isinstance(s, tuple) else s))
+                inner[-1] = _after(inner[-1], partial(_position, part))
                 out += inner
             else:
                 out.append(part)
         return out
+
+
+def _position(flow: Flow, state: Any) -> State:
+    return flow.lower(state[0] if isinstance(state, tuple) else state)
 
 
 def _after(first: Callable[[Any], Any], then: Callable[[Any], Any]) -> Callable[[Any], Any]:

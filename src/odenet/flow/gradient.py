@@ -12,7 +12,6 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..errors import BadInput, Incompatible
 from ..types import Carry, Params, State
@@ -29,7 +28,9 @@ class Gradient(ABC):
         return None
 
     @abstractmethod
-    def __call__(self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None) -> State:
+    def __call__(
+        self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None
+    ) -> State:
         """The last state, or with `save` all states at the knots stacked on a new first axis."""
 
 
@@ -38,7 +39,9 @@ class Autograd(Gradient):
 
     name = "autograd"
 
-    def __call__(self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None) -> State:
+    def __call__(
+        self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None
+    ) -> State:
         states, _, _ = march.run(y0, theta, record=record, watch=watch)
         return torch.stack(states) if save else states[-1]
 
@@ -57,7 +60,9 @@ class Checkpoint(Gradient):
     def check(self, march: March) -> None:
         _refuse_stateful(self.name, march)
 
-    def __call__(self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None) -> State:
+    def __call__(
+        self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None
+    ) -> State:
         if not _wanted(y0, theta) or _leaves_elsewhere(march, y0, theta, self.name):
             return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
         record.keep = self.every
@@ -87,7 +92,9 @@ class Reversible(Gradient):
             )
         _refuse_stateful(self.name, march)
 
-    def __call__(self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None) -> State:
+    def __call__(
+        self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None
+    ) -> State:
         if not _wanted(y0, theta):
             return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
         if _leaves_elsewhere(march, y0, theta, self.name):
@@ -129,9 +136,7 @@ def _leaves_elsewhere(march: March, y0: State, theta: Params, name: str) -> bool
     return seen["elsewhere"]
 
 
-GRADIENTS: dict[str, Gradient] = {
-    g.name: g for g in (Autograd(), Checkpoint("knot"), Checkpoint("step"), Reversible())
-}
+GRADIENTS: dict[str, Gradient] = {g.name: g for g in (Autograd(), Checkpoint("knot"), Checkpoint("step"), Reversible())}
 
 
 def resolve(gradient: str | Gradient) -> Gradient:
@@ -150,7 +155,9 @@ def _vjp(
     march: March, marks: Sequence[Mark], piece: Piece, y: State, carry: Carry, gy: State, gcarry: Carry
 ) -> tuple[State, Carry, Piece]:
     """Gradient of a stretch of steps inside one interval with respect to (state, memory, piece)."""
-    (_, after), pull = torch.func.vjp(lambda *a: march.replay(marks, a[2], a[0], a[1]), y, carry, piece)
+    (_, after), pull = torch.func.vjp(  # type: ignore[misc]
+        lambda *a: march.replay(marks, a[2], a[0], a[1]), y, carry, piece
+    )
     if len(gcarry) != len(after):  # a memory that nothing after this stretch has used
         gcarry = tuple(torch.zeros_like(c) for c in after)
     return pull((gy, gcarry))
@@ -189,7 +196,8 @@ class _Replay(torch.autograd.Function):
         marks, by = record.marks, (lambda m: m.n) if record.keep == "knot" else None
         segments = [list(group) for _, group in groupby(marks, key=by)]
         end = sum(sizes)
-        gy, gcarry = (g[-1] if ctx.save else g), ()
+        gy = g[-1] if ctx.save else g
+        gcarry: Carry = ()
         grads: list[Any] = [None] * len(pieces)
         for i in range(len(segments) - 1, -1, -1):
             n, start = segments[i][0].n, saved[end - sizes[i] : end]
@@ -225,7 +233,8 @@ class _Backwards(torch.autograd.Function):
         y, carry = (saved[0][-1] if ctx.save else saved[0]), tuple(saved[1 : ctx.count])
         theta = dict(zip(ctx.names, saved[ctx.count :]))
         pieces = march.pieces(theta)
-        gy, gcarry = (g[-1] if ctx.save else g), ()
+        gy = g[-1] if ctx.save else g
+        gcarry: Carry = ()
         grads: list[Any] = [None] * len(pieces)
         for i in range(len(marks) - 1, -1, -1):
             mark, n = marks[i], marks[i].n

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field as default
+from dataclasses import dataclass
+from dataclasses import field as default
 from typing import Any, NamedTuple
 
 import torch
@@ -176,7 +177,8 @@ class March:
     ) -> tuple[list[State], Carry, Record]:
         """From the first knot to the last: states at the knots reached, the last memory, and what was done."""
         record = Record() if record is None else record
-        states, y, carry, h, factor = [y0], y0, (), None, None
+        states, y, h, factor = [y0], y0, None, None
+        carry: Carry = ()
         for n, piece in enumerate(self.pieces(theta)):
             rhs = self.rhs(n, piece)
             if self.tolerance is None:
@@ -235,12 +237,16 @@ class March:
             # a remainder that is nearly a step is one step, so that no sliver is left before the knot
             size = gap if gap <= h * 1.0000001 else (gap / 2 if gap < 2 * h and gap > 1.9 * h else h)
             if not math.isfinite(size) or size <= 16 * math.ulp(max(abs(t), abs(end) * 1e-8)):
-                record.status, record.t, record.h = ("step_underflow" if math.isfinite(size) else "non_finite"), t, size
+                record.status, record.t, record.h = (
+                    ("step_underflow" if math.isfinite(size) else "non_finite"),
+                    t,
+                    size,
+                )
                 return y, carry, h, last
             mark = Mark(n, t, direction * size, fresh)
             new = self.step(mark, rhs, piece, y, carry)
             with torch.no_grad():
-                error = float(control.error_norm(new.error, y, new.y))
+                error = float(control.error_norm(new.error, y, new.y))  # type: ignore[arg-type]
             if not error <= 1.0:
                 record.rejected += 1
                 shrink = control.factor(error, None, order) if math.isfinite(error) else 0.1

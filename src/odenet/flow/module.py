@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,24 +91,9 @@ class Flow(nn.Module):
         self._build(integrator, substeps)
         generator = torch.Generator().manual_seed(seed)
         self.module = self._borrowed(depth)
-        first = {} if self.module is not None else self.field.init(generator)
-        given = getattr(self.field, "unit", None)
-        controls = ["u"] if getattr(given, "inputs", 0) else []
-        self.depths = depths.resolve(depth, first)
-        draws = {name: [c] for name, c in first.items()}
-        for _ in range(max((d.count(self.steps) for d in self.depths.values()), default=1) - 1):
-            for name, c in (self.field.init(generator) if init == "iid" else first).items():
-                draws[name].append(c)
-        self.weights = nn.ParameterDict()
-        for name, c in draws.items():
-            if name in self.field.statistics:
-                if not isinstance(self.depths[name], Shared):
-                    self.depths[name] = PerStep()
-                self.register_buffer(f"stat_{name}", torch.stack(c[: self.depths[name].count(self.steps)]))
-            else:
-                self.weights[name] = nn.Parameter(torch.stack(c[: self.depths[name].count(self.steps)]))
+        self._draw(depth, init == "iid", generator)
         self.coefficients = nn.ParameterDict(self.integrator.coefficients(self.steps, generator) or {})
-        self.controls = tuple(controls)
+        self.controls: tuple[str, ...] = ("u",) if getattr(getattr(self.field, "unit", None), "inputs", 0) else ()
         self._march()
 
     # ---- construction --------------------------------------------------------------------------------------------
@@ -118,8 +104,25 @@ class Flow(nn.Module):
         self.adaptive = self.integrator.adaptive and substeps is None
         self._lifted = (check_pair(self.field, self.integrator),)  # a tuple: not a module of its own
 
+    def _draw(self, depth: Any, fresh: bool, generator: torch.Generator) -> None:
+        """Initial weights: as many draws as the depth that needs most, all different or all the same."""
+        first = {} if self.module is not None else self.field.init(generator)
+        self.depths = depths.resolve(depth, first)
+        for name in self.field.statistics & first.keys():  # statistics are not interpolated
+            self.depths[name] = Shared() if isinstance(self.depths[name], Shared) else PerStep()
+        draws = [first]
+        for _ in range(max((d.count(self.steps) for d in self.depths.values()), default=1) - 1):
+            draws.append(self.field.init(generator) if fresh else first)
+        self.weights = nn.ParameterDict()
+        for name in first:
+            c = torch.stack([p[name] for p in draws[: self.depths[name].count(self.steps)]])
+            if name in self.field.statistics:
+                self.register_buffer(f"stat_{name}", c)
+            else:
+                self.weights[name] = nn.Parameter(c)
+
     def _march(self) -> None:
-        depth = {**self.depths, MASK: PerStep(), **{COEF + k: PerStep() for k in self.coefficients}}
+        depth: dict[str, Depth] = {**self.depths, MASK: PerStep(), **{COEF + k: PerStep() for k in self.coefficients}}
         depth |= dict.fromkeys(self.controls, PerStep())
         if self.module is not None:
             depth |= {k: Shared() for k in self.field.init()}
@@ -149,12 +152,22 @@ class Flow(nn.Module):
         """
         if steps is not None and (_positive("steps", steps) % self.steps):
             raise BadInput(
-                f"this flow has {self.steps} knot intervals with weights of their own, and steps={steps} is no multiple "
-                f"of them; write steps={self.steps} or steps={2 * self.steps}."
+                f"this flow has {self.steps} knot intervals with weights of their own, and steps={steps} is no "
+                f"multiple of them; write steps={self.steps} or steps={2 * self.steps}."
             )
         twin = Flow.__new__(Flow)
         nn.Module.__init__(twin)
-        for name in ("span", "steps", "field", "gradient", "_limits", "module", "depths", "weights", "controls"):
+        for name in (
+            "span",
+            "steps",
+            "field",
+            "gradient",
+            "_limits",
+            "module",
+            "depths",
+            "weights",
+            "controls",
+        ):
             setattr(twin, name, getattr(self, name))
         for name, buffer in self.named_buffers(recurse=False):
             twin.register_buffer(name, buffer)
@@ -177,7 +190,7 @@ class Flow(nn.Module):
     def knots(self) -> tuple[float, ...]:
         """t_0, ..., t_N, equidistant."""
         a, b = self.span
-        return tuple(a + (b - a) * n / self.steps for n in range(self.steps)) + (b,)
+        return (*(a + (b - a) * n / self.steps for n in range(self.steps)), b)
 
     @property
     def h(self) -> float:
@@ -204,8 +217,8 @@ class Flow(nn.Module):
     def _checked(self, controls: dict[str, Tensor]) -> dict[str, Tensor]:
         if set(controls) != set(self.controls):
             raise BadInput(
-                f"this flow takes the controls {list(self.controls) or 'none'}, but was given {sorted(controls) or 'none'}"
-                "; a control is declared by the field (inputs=) and given by name, flow(y, u=u)."
+                f"this flow takes the controls {list(self.controls) or 'none'}, but was given "
+                f"{sorted(controls) or 'none'}; a control is declared by the field (inputs=) and given by name, flow(y, u=u)."
             )
         for name, u in controls.items():
             if u.shape[0] != self.steps:
@@ -268,7 +281,7 @@ class Flow(nn.Module):
         """One callable per knot interval on the stepped state; a multistep method's state is (y, *memory)."""
         if self.controls:
             raise BadInput("a flow with controls has no layers of its own; the control is data of each interval.")
-        return [lambda state, n=n: self.interval(n, state) for n in range(self.steps)]
+        return [partial(self.interval, n) for n in range(self.steps)]
 
     def interval(self, n: int, state: Any) -> Any:
         """Advance over knot interval n (fixed steps), differentiable in the state and the weights."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -138,7 +139,7 @@ def _times(t: Tensor | Sequence[float]) -> list[float]:
     times = [float(v) for v in (t.detach().flatten().tolist() if isinstance(t, Tensor) else t)]
     if len(times) < 2:
         raise BadInput(f"t needs two or more times, the first being that of y0; got {times}.")
-    gaps = [b - a for a, b in zip(times, times[1:])]
+    gaps = [b - a for a, b in pairwise(times)]
     if not (all(g > 0 for g in gaps) or all(g < 0 for g in gaps)) or not all(map(math.isfinite, times)):
         raise BadInput(f"t must be strictly increasing or strictly decreasing and finite, got {times[:6]}.")
     return times
@@ -192,7 +193,9 @@ def _packed(f: Field, method: Integrator, y0: Any) -> tuple[Field, Tensor, Calla
     inner = f
     packed = wrap(lambda t, y: flat(inner(t, unpack(y), {})))
     if method.needs:
-        raise Incompatible(f"{method.name!r} needs a field with parts, and y0 as one tensor; got a {type(y0).__name__}.")
+        raise Incompatible(
+            f"{method.name!r} needs a field with parts, and y0 as one tensor; got a {type(y0).__name__}."
+        )
     return packed, torch.cat([v.reshape(-1) for v in parts]), unpack
 
 
@@ -209,7 +212,9 @@ def _finite(y: Tensor) -> None:
         raise BadInput(f"y0 has a NaN or infinite entry (component {index}); give finite initial values.")
 
 
-def _compared(march: March, theta: Params, states: Tensor, times: list[float], rtol: float, atol: float) -> tuple[float, str]:
+def _compared(
+    march: March, theta: Params, states: Tensor, times: list[float], rtol: float, atol: float
+) -> tuple[float, str]:
     """Largest difference over the trajectory to a run with twice the steps, in units of atol + rtol |y|."""
     twice = March(march.field, march.integrator, march.depths, times, 2 * march.substeps)
     with torch.no_grad():
@@ -238,16 +243,20 @@ def _solution(
         "completed": "reached with fixed steps, error not estimated;",
         "suspect": f"{who}: h times the local Lipschitz constant is {watch.worst:.2g} at t = {watch.where[0]:.6g} with "
         f"h = {watch.where[1]:.3g}, so the result may be wrong; take more steps, or check=True to find out.",
-        "inaccurate": f"{who}: half the step size changes the result by {error or 0:.3g} times the tolerance; take more "
-        "steps or an adaptive integrator.",
+        "inaccurate": f"{who}: half the step size changes the result by {error or 0:.3g} times the tolerance; take "
+        "more steps or an adaptive integrator.",
         "max_steps": f"{who}: the limit of {len(record.marks)} steps was reached at t = {last:.6g} with h = "
         f"{record.h:.3g}; raise max_steps, loosen rtol, or choose a method for stiff problems.",
         "non_finite": f"{who}: the state became non-finite after t = {last:.6g} with h = {record.h:.3g}"
         f"{_culprit(watch)}; the solution may not exist beyond, or the steps are too large: take more steps.",
-        "step_underflow": f"{who}: the step size fell to {record.h:.3g} at t = {last:.6g}; the solution probably does not "
-        "exist beyond (a pole), or the field jumps there.",
+        "step_underflow": f"{who}: the step size fell to {record.h:.3g} at t = {last:.6g}; the solution probably does "
+        "not exist beyond (a pole), or the field jumps there.",
     }
-    stats = {"nfe": record.nfe + watch.rhs.halves // 2, "accepted": len(record.marks), "rejected": record.rejected}
+    stats = {
+        "nfe": record.nfe + watch.rhs.halves // 2,
+        "accepted": len(record.marks),
+        "rejected": record.rejected,
+    }
     stamps = t.flatten() if isinstance(t, Tensor) else torch.tensor(times, dtype=torch.float64)
 
     def slope(s: float, y: Tensor) -> Tensor:
@@ -275,5 +284,3 @@ def _culprit(watch: _Watch) -> str:
     if len(index) > 1:
         return f" (first in sample {index[0]}, component {tuple(index[1:]) if len(index) > 2 else index[1]})"
     return f" (first in component {index[0]})" if index else ""
-
-

@@ -25,7 +25,8 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
                 model(batch)
                 for mean, var, batch_mean, batch_var in seen:
                     total = sums.setdefault(
-                        mean.data_ptr(), [mean, var, torch.zeros_like(mean), torch.zeros_like(var), mean.new_zeros(())]
+                        mean.data_ptr(),
+                        [mean, var, torch.zeros_like(mean), torch.zeros_like(var), mean.new_zeros(())],
                     )
                     total[2] += batch_mean
                     total[3] += batch_var + batch_mean**2

@@ -1,6 +1,7 @@
 """States and costates of a layered model: one forward and one backward sweep, layer by layer.
 
-    x_{n+1} = Phi_n(x_n, theta_n),   p_N = -dL/dx_N,   p_n = (dPhi_n/dx_n)^T p_{n+1},   H_n = p_{n+1} . Phi_n(x_n, theta_n)
+    x_{n+1} = Phi_n(x_n, theta_n),   p_N = -dL/dx_N,   p_n = (dPhi_n/dx_n)^T p_{n+1}
+    H_n = p_{n+1} . Phi_n(x_n, theta_n)
 
 so dL/dtheta_n = -dH_n/dtheta_n: backpropagation with a minus sign, and the Hamiltonian of the maximum principle.
 """
@@ -51,9 +52,7 @@ def layers_of(model: nn.Module | Sequence[Callable[[Any], Any]]) -> list[Callabl
     )
 
 
-def sweep(
-    model: nn.Module | Sequence[Callable[[Any], Any]], x: Any, loss: Callable[[Any], Tensor]
-) -> Sweep:
+def sweep(model: nn.Module | Sequence[Callable[[Any], Any]], x: Any, loss: Callable[[Any], Tensor]) -> Sweep:
     """Run `model` on x, then carry -dL/dx back through the layers one at a time.
 
     loss: function of the output, a scalar. Memory: one layer's graph at a time beside the states.
@@ -77,9 +76,7 @@ def sweep(
             out = _parts(layers[n](x_n))
         pairs = [(o, q) for o, q in zip(out, p) if o.requires_grad]
         inputs = _parts(x_n)
-        found = torch.autograd.grad(
-            [o for o, _ in pairs], [*inputs, *wanted], [q for _, q in pairs], allow_unused=True
-        )
+        found = torch.autograd.grad([o for o, _ in pairs], [*inputs, *wanted], [q for _, q in pairs], allow_unused=True)
         p = tuple(torch.zeros_like(i) if g is None else g for i, g in zip(inputs, found))
         for v, g in zip(wanted, found[len(inputs) :]):
             if g is not None:

@@ -39,9 +39,7 @@ class Controller:
 
     def __post_init__(self) -> None:
         if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
-            raise BadInput(
-                f"rtol and atol are not negative and not both zero; got {self.rtol} and {self.atol}."
-            )
+            raise BadInput(f"rtol and atol are not negative and not both zero; got {self.rtol} and {self.atol}.")
         if not 0 < self.safety <= 1 or not 0 < self.smallest < 1 < self.largest:
             raise BadInput("a controller has 0 < safety <= 1 and 0 < smallest < 1 < largest.")
 
@@ -62,9 +60,7 @@ class Controller:
             factor = self.safety * err ** (-1 / order)
         else:
             factor = (
-                self.safety
-                * err ** (-self.integral / order)
-                * max(previous_err, 1e-4) ** (self.proportional / order)
+                self.safety * err ** (-self.integral / order) * max(previous_err, 1e-4) ** (self.proportional / order)
             )
         return max(self.smallest, min(factor, 1.0 if err > 1.0 else self.largest))
 

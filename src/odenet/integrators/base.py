@@ -83,9 +83,7 @@ class Integrator(ABC):
     cite: str = ""
     when: str = ""
     undo: ClassVar[Any] = None  # present iff reversible
-    stability_function: Callable[[Tensor], Tensor] | None = (
-        None  # closed form, where stepping y' = z y is not wanted
-    )
+    stability_function: Callable[[Tensor], Tensor] | None = None  # closed form, where stepping y' = z y is not wanted
 
     @abstractmethod
     def step(self, f: Any, t: Time, y: State, h: Time, carry: Carry, coef: Params | None) -> Step:
@@ -224,8 +222,7 @@ def later(t: Time, c: float, h: Time) -> Time:
 def build(data: Any) -> Integrator:
     """The integrator that `data` (a Tableau, Multistep, Partitioned, TwoStep, ...) describes."""
     raise BadInput(
-        "an integrator is a name, a Tableau, Multistep, Partitioned, TwoStep or Integrator; "
-        f"got {type(data).__name__}."
+        f"an integrator is a name, a Tableau, Multistep, Partitioned, TwoStep or Integrator; got {type(data).__name__}."
     )
 
 

@@ -102,6 +102,4 @@ def _(integrator: External) -> Facts:
     return declared_facts(integrator)
 
 
-INTEGRATORS.family(
-    "torchdiffeq", lambda: METHODS, lambda method: admit(f"torchdiffeq:{method}", External(method))
-)
+INTEGRATORS.family("torchdiffeq", lambda: METHODS, lambda method: admit(f"torchdiffeq:{method}", External(method)))

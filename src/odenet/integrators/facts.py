@@ -177,9 +177,7 @@ def axis_intervals(rho: Sequence[Number], sigma: Sequence[Number]) -> tuple[floa
     n = len(a) - 1
     plus, minus = product[n:], product[n::-1]
     cosine = np.concatenate(([plus[0]], plus[1:] + minus[1:]))  # real part = sum cosine_d T_d(c)
-    sine = np.array(
-        [(plus[d] - minus[d]) / d if d else 0.0 for d in range(n + 1)]
-    )  # imaginary = sin sum U_{d-1}
+    sine = np.array([(plus[d] - minus[d]) / d if d else 0.0 for d in range(n + 1)])  # imaginary = sin sum U_{d-1}
 
     def locus(c: Any) -> Any:
         w = np.asarray(c) + 1j * np.sqrt(np.maximum(1 - np.asarray(c) ** 2, 0))

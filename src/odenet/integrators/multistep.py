@@ -35,9 +35,7 @@ class Multistep:
     def __post_init__(self) -> None:
         alpha, beta = exact_row(self.alpha), exact_row(self.beta)
         if len(alpha) != len(beta) or len(alpha) < 2:
-            raise BadInput(
-                f"alpha has {len(alpha)} and beta {len(beta)} entries; both have m + 1, with m >= 1 steps."
-            )
+            raise BadInput(f"alpha has {len(alpha)} and beta {len(beta)} entries; both have m + 1, with m >= 1 steps.")
         if not alpha[-1]:
             raise BadInput("the last alpha is zero, so the new value does not occur; drop it or correct it.")
         if beta[-1]:
@@ -72,9 +70,7 @@ class LinearMultistep(Integrator):
         self.history = len(method.rho) - 2
         starter = get(method.starter)
         if not isinstance(starter, RungeKutta):
-            raise BadInput(
-                f'starter {method.starter!r} is not an explicit Runge-Kutta method; use one such as "rk4".'
-            )
+            raise BadInput(f'starter {method.starter!r} is not an explicit Runge-Kutta method; use one such as "rk4".')
         self.starter = starter
         past_states = [-float(a) for a in method.rho[:-2]]
         self._now = -float(method.rho[-2])
@@ -107,9 +103,7 @@ def _(integrator: LinearMultistep) -> None:
     method, who = integrator.method, integrator.title
     refuse_unless(who, method.order, multistep_conditions(method.rho, method.sigma))
     if not root_condition(method.rho):
-        raise ClaimRefused(
-            f"{who} has a root of sum_j alpha_j z^j outside the unit disc or twice on it: it diverges."
-        )
+        raise ClaimRefused(f"{who} has a root of sum_j alpha_j z^j outside the unit disc or twice on it: it diverges.")
     if integrator.starter.order < method.order - 1:
         raise ClaimRefused(
             f"{who} claims order {method.order} and starts with {method.starter!r} of order "
@@ -200,9 +194,7 @@ def _check_two_step(k: Any, gain: Any, power: Any, start: Any) -> None:
     if start not in ("paper", "taylor"):
         raise BadInput(f'start is "paper" or "taylor"; got {start!r}.')
     if gain == "consistent" and k == -1:
-        raise BadInput(
-            'gain="consistent" is 1 + k = 0 for k = -1, so f drops out; give the gain as a number.'
-        )
+        raise BadInput('gain="consistent" is 1 + k = 0 for k = -1, so f drops out; give the gain as a number.')
 
 
 def coefficients_of(two_step: TwoStep) -> tuple[list[Fraction], list[Fraction]]:

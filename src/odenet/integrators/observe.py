@@ -71,9 +71,7 @@ def problem_for(integrator: Integrator) -> KnownSolution:
     return ForcedSpring() if "second_order" in integrator.needs else ForcedPair()
 
 
-def error_at_one(
-    integrator: Integrator, problem: KnownSolution, steps: int, coef: Params | None = None
-) -> float:
+def error_at_one(integrator: Integrator, problem: KnownSolution, steps: int, coef: Params | None = None) -> float:
     """RMS error at t = 1 after equal steps from t = 0."""
     h, y = 1.0 / steps, problem.exact(0.0)
     carry: Carry = ()

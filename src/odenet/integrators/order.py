@@ -93,9 +93,7 @@ class TreeConditions:
     vertices of the next colour enter stage i. One colour for a Runge-Kutta method, two for a splitting.
     """
 
-    def __init__(
-        self, weights: Sequence[Sequence[Number]], rows: Sequence[Sparse], colours: Sequence[str] = ("",)
-    ):
+    def __init__(self, weights: Sequence[Sequence[Number]], rows: Sequence[Sparse], colours: Sequence[str] = ("",)):
         self._weights, self._rows, self._colours = weights, rows, colours
         self._stages: dict[tuple[Tree, int], list[Any]] = {}
 
@@ -121,9 +119,7 @@ class TreeConditions:
         return self._stages[key]
 
 
-def multistep_conditions(
-    alpha: Sequence[Number], beta: Sequence[Number]
-) -> Callable[[int], Iterator[Residual]]:
+def multistep_conditions(alpha: Sequence[Number], beta: Sequence[Number]) -> Callable[[int], Iterator[Residual]]:
     """C_q = sum_j j^q alpha_j / q! - sum_j j^(q-1) beta_j / (q-1)! = 0 (Hairer et al. I, theorem III.2.4).
 
     C_0 = 0 is listed with order 1.

@@ -25,9 +25,7 @@ def trim(p: Sequence[Fraction]) -> Polynomial:
 def add(p: Sequence[Fraction], q: Sequence[Fraction]) -> Polynomial:
     """p + q."""
     n = max(len(p), len(q))
-    return trim(
-        [(p[i] if i < len(p) else Fraction(0)) + (q[i] if i < len(q) else Fraction(0)) for i in range(n)]
-    )
+    return trim([(p[i] if i < len(p) else Fraction(0)) + (q[i] if i < len(q) else Fraction(0)) for i in range(n)])
 
 
 def multiply(p: Sequence[Fraction], q: Sequence[Fraction]) -> Polynomial:

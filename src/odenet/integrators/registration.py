@@ -19,13 +19,9 @@ def admit(name: str, obj: Any) -> Integrator:
     if not isinstance(getattr(integrator, "order", None), int):
         raise BadInput(f"integrator {name!r} states no order; write the attribute order = 1, 2, ...")
     if not frozenset(integrator.needs) <= NEEDS:
-        raise BadInput(
-            f"integrator {name!r} needs {sorted(integrator.needs)}; known needs are {sorted(NEEDS)}."
-        )
+        raise BadInput(f"integrator {name!r} needs {sorted(integrator.needs)}; known needs are {sorted(NEEDS)}.")
     if integrator.reversible and not callable(integrator.undo):
-        raise BadInput(
-            f"integrator {name!r} is marked reversible; add a method undo(f, t, y, h, carry, coef) -> Step."
-        )
+        raise BadInput(f"integrator {name!r} is marked reversible; add a method undo(f, t, y, h, carry, coef) -> Step.")
     verify(integrator)
     return integrator
 

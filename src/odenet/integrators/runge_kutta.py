@@ -40,8 +40,7 @@ class Tableau:
         lengths = [len(exact_row(row)) for row in self.a]
         if lengths != list(range(len(self.a))):
             raise BadInput(
-                "row i of an explicit tableau has i entries, starting with an empty row; "
-                f"got rows of length {lengths}."
+                f"row i of an explicit tableau has i entries, starting with an empty row; got rows of length {lengths}."
             )
         for what, row in (("b", self.b), ("b_low", self.b_low)):
             if row is not None and len(exact_row(row)) != len(self.a):

@@ -112,9 +112,7 @@ class AsImage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) not in (self.image, (self.image[0] * self.image[1] ** 2,)):
-            raise BadInput(
-                f"this net takes images {self.image}, flat or not, but was given {tuple(x.shape)}."
-            )
+            raise BadInput(f"this net takes images {self.image}, flat or not, but was given {tuple(x.shape)}.")
         return x.reshape(len(x), *self.image)
 
     def extra_repr(self) -> str:
@@ -151,9 +149,7 @@ def cnn(
         layers += [*normalised(conv, norm), activations.layer(activation), pool(pooling)]
         before, side = width, (side if padding == "same" else side + 2 * int(padding) - kernel + 1) // 2
     if side < 1:
-        raise BadInput(
-            f"images of {size} x {size} are too small for {len(widths)} poolings; give fewer widths."
-        )
+        raise BadInput(f"images of {size} x {size} are too small for {len(widths)} poolings; give fewer widths.")
     layers.append(nn.Flatten())  # (B, widths[-1] side side)
     before *= side * side
     for width in hidden:

@@ -48,9 +48,7 @@ class Recurrent(nn.Sequential):
         """
         core = self[0].core
         if not isinstance(core, nn.RNN) or core.bidirectional:
-            raise Incompatible(
-                "only the one-directional vanilla rnn unrolls into maps h -> h; use nets.rnn(...)."
-            )
+            raise Incompatible("only the one-directional vanilla rnn unrolls into maps h -> h; use nets.rnn(...).")
         h0 = x.new_zeros(len(x), core.num_layers * core.hidden_size)
         return h0, [partial(_rnn_step, core, x[:, t]) for t in range(x.shape[1])]
 
@@ -59,9 +57,7 @@ def _rnn_step(core: nn.RNN, x: Tensor, h: Tensor) -> Tensor:
     """h_k <- tanh(W_k h_(k-1) + b_k + V_k h_k + c_k) through the stacked layers; h (B, layers W)."""
     below, new = x, []
     for k, state in enumerate(h.chunk(core.num_layers, dim=-1)):
-        w, v, b, c = (
-            getattr(core, f"{name}_l{k}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
+        w, v, b, c = (getattr(core, f"{name}_l{k}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
         below = torch.tanh(F.linear(below, w, b) + F.linear(state, v, c))
         new.append(below)
     return torch.cat(new, dim=-1)

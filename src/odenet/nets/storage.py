@@ -66,7 +66,7 @@ def _digest(spec: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         seal.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        seal.update(value.reshape(-1).view(torch.uint8).numpy())
+        seal.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return seal.hexdigest()
 
 

@@ -56,18 +56,14 @@ class Roots(nn.Module):
         for level in pairs:
             left = torch.stack([states[h][i] for (h, i), _ in level])
             right = torch.stack([states[h][i] for _, (h, i) in level])
-            states.append(
-                torch.tanh(self.merge(torch.cat([left, right], dim=-1)))
-            )  # (nodes of this height, W)
+            states.append(torch.tanh(self.merge(torch.cat([left, right], dim=-1))))  # (nodes of this height, W)
         return torch.stack([states[h][i] for h, i in roots])
 
     def _leaf(self, leaf: Any) -> Tensor:
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
             return leaf
         if not 0 <= int(leaf) < self.embedding.num_embeddings:
-            raise BadInput(
-                f"token {int(leaf)} is outside the vocabulary 0..{self.embedding.num_embeddings - 1}."
-            )
+            raise BadInput(f"token {int(leaf)} is outside the vocabulary 0..{self.embedding.num_embeddings - 1}.")
         return self.embedding.weight[int(leaf)]
 
 

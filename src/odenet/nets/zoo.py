@@ -100,7 +100,18 @@ def dense(
         chosen = (integrators[0] if scheme is None else scheme) if integrator is None else integrator
         field_of = partial(field, **fixed)
         return compose(
-            field_of, dim_in, dim_out, width, steps, chosen, depth, gradient, activation, span, seed, **options
+            field_of,
+            dim_in,
+            dim_out,
+            width,
+            steps,
+            chosen,
+            depth,
+            gradient,
+            activation,
+            span,
+            seed,
+            **options,
         )
 
     build.__name__ = build.__qualname__ = name

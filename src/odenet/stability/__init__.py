@@ -1,7 +1,7 @@
 """How stable a network is, and why: `report(net, x, y)`, `predict(net, x)`.
 
-Proved where structure allows it, indicated by eigenvalues, measured by products of Jacobians; which of the three is
-always said.
+Proved where structure allows it, indicated by eigenvalues, measured by products of Jacobians; which of the
+three is always said.
 """
 
 from __future__ import annotations

@@ -12,10 +12,11 @@ STEPS = 256
 
 
 def energy_along(interval: Interval, y: Tensor, steps: int = STEPS) -> Tensor:
-    """H(y_n) for n = 0..steps of the autonomous field with the weights at the start of the interval, (steps + 1, P).
+    """H(y_n) for n = 0..steps of the autonomous field with the weights at the start of the interval, (steps +
+    1, P).
 
-    The step size is the flow's own. The field must offer "energy"; with weights that vary the energy is not kept even
-    by the exact flow, which is why one interval is frozen.
+    The step size is the flow's own. The field must offer "energy"; with weights that vary the energy is not
+    kept even by the exact flow, which is why one interval is frozen.
     """
     field, method = interval.flow.march.field, interval.flow.integrator
     p = interval.rhs.weights(interval.t)
@@ -30,8 +31,8 @@ def energy_along(interval: Interval, y: Tensor, steps: int = STEPS) -> Tensor:
 
 
 def energy_drift(unrolled: Unrolled, steps: int = STEPS) -> float | None:
-    """Largest |H(y_n) - H(y_0)|/|H(y_0)| over `steps` steps and all samples, in the first interval of the first flow
-    whose field offers an energy; None if there is none, inf where the run overflows."""
+    """Largest |H(y_n) - H(y_0)|/|H(y_0)| over `steps` steps and all samples, in the first interval of the
+    first flow whose field offers an energy; None if there is none, inf where the run overflows."""
     for layer, state in zip(unrolled.layers, unrolled.states):
         interval = layer.interval
         if interval is not None and "energy" in interval.flow.march.field.offers:

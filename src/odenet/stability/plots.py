@@ -158,9 +158,7 @@ def exchange(table: Table, own: str) -> Figure:
     )
 
 
-def heat_map(
-    values: np.ndarray, rows: Sequence[str], columns: Sequence[str], heading: str, xlabel: str
-) -> Figure:
+def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], heading: str, xlabel: str) -> Figure:
     """A matrix of accuracies in per cent, written into its cells; nan is left blank."""
     figure, ax = _canvas(2.2 + 1.15 * len(columns), 1.5 + 0.5 * len(rows))
     edges = np.linspace(0.0, 1.0, 21)
@@ -168,9 +166,7 @@ def heat_map(
     ax.imshow(np.ma.masked_invalid(values), cmap=tints, norm=BoundaryNorm(edges, 20), aspect="auto")
     for (i, k), value in np.ndenumerate(values):
         if np.isfinite(value):
-            ax.text(
-                k, i, f"{100 * value:.1f}", ha="center", va="center", color="white" if value > 0.7 else INK
-            )
+            ax.text(k, i, f"{100 * value:.1f}", ha="center", va="center", color="white" if value > 0.7 else INK)
         else:
             ax.text(k, i, "–", ha="center", va="center", color=MUTED)
     for k in range(1, len(columns)):
@@ -188,9 +184,7 @@ def heat_map(
 
 def noise(table: Table) -> Figure:
     """Accuracy against the relative size of noise on inputs and on weights."""
-    level, of_input, of_weights = (
-        100 * np.array([row[i] for row in table.rows], dtype=float) for i in range(3)
-    )
+    level, of_input, of_weights = (100 * np.array([row[i] for row in table.rows], dtype=float) for i in range(3))
     figure, ax = _canvas(5.4, 3.6)
     ax.plot(level, of_input, color=BLUE, marker="o", lw=1.8, label="noise on inputs")
     ax.plot(level, of_weights, color=ORANGE, marker="s", lw=1.8, label="noise on weights")

@@ -1,9 +1,10 @@
 """What follows from the structure of a field and the coefficients of a method, for every input.
 
-non-expansive  A field is monotone if <f(u) - f(v), u - v> <= -|f(u) - f(v)|^2/c. A method with contractivity radius r
-               contracts every pair of solutions of such fields iff h c <= 2 r (Dahlquist & Jeltsch 1979).
-non-vanishing  A step made of kicks p += h f(q) and drifts q += h g(p) is a product of shears, so its Jacobian has
-               determinant 1, and so has every product of them: |dy_N/dy_j|_2 >= 1.
+non-expansive  A field is monotone if <f(u) - f(v), u - v> <= -|f(u) - f(v)|^2/c. A method with contractivity
+               radius r contracts every pair of solutions of such fields iff h c <= 2 r (Dahlquist & Jeltsch
+               1979).
+non-vanishing  A step made of kicks p += h f(q) and drifts q += h g(p) is a product of shears, so its Jacobian
+               has determinant 1, and so has every product of them: |dy_N/dy_j|_2 >= 1.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ _LARGEST_IMAGE = 30
 
 
 def contractive_step(interval: Interval, image: tuple[int, ...] = ()) -> float:
-    """Largest h for which a step of this interval is non-expansive for every input: 2 r/c; 0 where nothing is proved.
+    """Largest h for which a step of this interval is non-expansive for every input: 2 r/c; 0 where nothing is
+    proved.
 
-    image: sizes of the space axes of the state. The bound c is taken at both ends of the interval, which covers weights
-    that are constant or linear in between, because it is convex in them.
+    image: sizes of the space axes of the state. The bound c is taken at both ends of the interval, which
+    covers weights that are constant or linear in between, because it is convex in them.
     """
     field, radius = interval.flow.march.field, interval.flow.integrator.facts.contractivity_radius
     if not {"monotone", "lipschitz"} <= field.offers or not radius or max(image, default=0) > _LARGEST_IMAGE:
@@ -62,10 +64,11 @@ def nonvanishing(unrolled: Unrolled) -> bool:
 
 
 def lognorm_proof(unrolled: Unrolled) -> float | None:
-    """Sum of (t_{n+1} - t_n) times the field's own bound of its logarithmic norm; None where a field offers none.
+    """Sum of (t_{n+1} - t_n) times the field's own bound of its logarithmic norm; None where a field offers
+    none.
 
-    Not above 0: the EXACT flow is non-expansive; it says nothing about a method with steps that are too long. Taken at
-    the start of every interval.
+    Not above 0: the EXACT flow is non-expansive; it says nothing about a method with steps that are too long.
+    Taken at the start of every interval.
     """
     total = 0.0
     for layer in unrolled.layers:

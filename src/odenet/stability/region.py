@@ -1,7 +1,8 @@
 """Where a method does not amplify y' = lambda y, and the largest step that keeps given eigenvalues there.
 
-z = h lambda is the eigenvalue scaled by the step. Methods for separable or second-order systems are tested on a pair of
-modes +z and -z at once (an oscillator for imaginary z), so of their eigenvalues only the growing one of a pair counts.
+z = h lambda is the eigenvalue scaled by the step. Methods for separable or second-order systems are tested on
+a pair of modes +z and -z at once (an oscillator for imaginary z), so of their eigenvalues only the growing
+one of a pair counts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..integrators import Integrator
 NEUTRAL = 1e-6
 # the same for the boundary, per unit of |z|: small enough that euler has no interval on the imaginary axis
 _SHARP = 1e-9
+_ROUNDING = 1e-13  # of the eigenvalues of a one-step map
 _FARTHEST = 1e3
 _RATIO = 1.02
 _CANDIDATES = 32
@@ -69,9 +71,7 @@ def growth(integrator: Any, z: Tensor, coef: Mapping[str, Any] | None = None) ->
     return integrators.resolve(integrator).amplification(z.to(torch.complex128), coef).abs()
 
 
-def inside(
-    integrator: Any, z: Tensor, coef: Mapping[str, Any] | None = None, tolerance: float = NEUTRAL
-) -> Tensor:
+def inside(integrator: Any, z: Tensor, coef: Mapping[str, Any] | None = None, tolerance: float = NEUTRAL) -> Tensor:
     """Whether z lies in the stability region, |amplification| <= 1 + tolerance; bool, of the shape of z."""
     return growth(integrator, z, coef) <= 1.0 + tolerance
 
@@ -82,7 +82,8 @@ def in_pairs(integrator: Integrator) -> bool:
 
 
 def growing(integrator: Any, z: Tensor, tolerance: float = NEUTRAL) -> Tensor:
-    """Whether the exact flow itself amplifies the mode over one step, Re z > tolerance; no step size removes that."""
+    """Whether the exact flow itself amplifies the mode over one step, Re z > tolerance; no step size removes
+    that."""
     real = z.real.abs() if in_pairs(integrators.resolve(integrator)) else z.real
     return real > tolerance
 
@@ -90,11 +91,12 @@ def growing(integrator: Any, z: Tensor, tolerance: float = NEUTRAL) -> Tensor:
 def largest_step(integrator: Any, eigenvalues: Tensor, backwards: bool = False) -> float:
     """Largest h with |amplification(s lambda)| <= 1 for every eigenvalue and every 0 < s <= h.
 
-    eigenvalues: complex, any shape, of the field's Jacobian (1/time); those that grow in the exact flow (real part
-    above 1e-9 of the largest modulus) are left out, as no step can help them
+    eigenvalues: complex, any shape, of the field's Jacobian (1/time); those that grow in the exact flow (real
+    part above 1e-9 of the largest modulus) are left out, as no step can help them
     backwards: the flow runs against time, so the eigenvalues count with the other sign
-    inf where nothing limits h (nothing but zeros, or a method without a boundary up to |z| = 1000); 0 where no step
-    will do. Choose it to predict the depth that a network needs. Learned coefficients take their initial mean.
+    inf where nothing limits h (nothing but zeros, or a method without a boundary up to |z| = 1000); 0 where
+    no step will do. Choose it to predict the depth that a network needs. Learned coefficients take their
+    initial mean.
     """
     method = integrators.resolve(integrator)
     modes = _decaying(method, -eigenvalues if backwards else eigenvalues)
@@ -107,7 +109,8 @@ def largest_step(integrator: Any, eigenvalues: Tensor, backwards: bool = False) 
 
 
 def _decaying(method: Integrator, eigenvalues: Tensor) -> Tensor:
-    """The modes that do not grow in the exact flow, in the upper left quadrant, rounding on the axis removed."""
+    """The modes that do not grow in the exact flow, in the upper left quadrant, rounding on the axis
+    removed."""
     modes = eigenvalues.detach().to("cpu", torch.complex128).flatten()
     modes = torch.complex(modes.real.abs() if in_pairs(method) else modes.real, modes.imag.abs())
     top = float(modes.abs().max()) if modes.numel() else 0.0
@@ -118,9 +121,11 @@ def _decaying(method: Integrator, eigenvalues: Tensor) -> Tensor:
 
 
 def reach(method: Integrator, directions: Tensor) -> Tensor:
-    """How far the region extends from 0 along unit complex numbers (M,), up to 1000, else inf: the first exit.
+    """How far the region extends from 0 along unit complex numbers (M,), up to 1000, else inf: the first
+    exit.
 
-    On the two axes the derived facts of the method are used where it has them, elsewhere a scan and 40 bisections.
+    On the two axes the derived facts of the method are used where it has them, elsewhere a scan and 40
+    bisections.
     """
     found = first_exit(method, directions)
     facts = method.facts
@@ -134,7 +139,8 @@ def reach(method: Integrator, directions: Tensor) -> Tensor:
 
 
 def first_exit(method: Integrator, directions: Tensor) -> Tensor:
-    """The smallest u with |amplification(u d)| > 1 + 1e-9 u for unit directions d (M,), by scan and bisection."""
+    """The smallest u with |amplification(u d)| > 1 + 1e-9 u for unit directions d (M,), by scan and
+    bisection."""
     low = 1e-3 if in_pairs(method) else 1e-6  # a double root at z = 0 is rounded to 1e-16/|z|
     count = math.ceil(math.log(_FARTHEST / low) / math.log(_RATIO))
     u = torch.logspace(math.log10(low), math.log10(_FARTHEST), count, dtype=torch.float64)
@@ -151,7 +157,7 @@ def first_exit(method: Integrator, directions: Tensor) -> Tensor:
 
 
 def _escapes(method: Integrator, u: Tensor, directions: Tensor) -> Tensor:
-    return ~(method.amplification(u * directions).abs() <= 1.0 + _SHARP * u)
+    return ~(method.amplification(u * directions).abs() <= 1.0 + _SHARP * u + _ROUNDING)
 
 
 # angles from the imaginary axis to the negative real one, crowded towards the former, where regions are thin

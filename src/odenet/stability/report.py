@@ -20,12 +20,20 @@ from ..integrators import Integrator
 from .energy import energy_drift
 from .proofs import contractive_limit, lognorm_proof, nonexpansive, nonvanishing
 from .region import Region, stability_region
-from .robustness import accuracy, exchange, input_noise, perturbation_growth, title, weight_noise
+from .robustness import (
+    accuracy,
+    check_scores,
+    checked_labels,
+    exchange,
+    input_noise,
+    perturbation_growth,
+    title,
+    weight_noise,
+)
 from .sensitivity import (
     Activity,
     Sensitivity,
     activity,
-    checked_labels,
     gradient_norms,
     input_jacobian,
     sensitivity,
@@ -69,11 +77,7 @@ class Report:
 
     def region(self, points: int = 241) -> Region | None:
         """The stability region of the network's integrator, in a box that holds it and the eigenvalues."""
-        return (
-            None
-            if self.frame is None
-            else stability_region(self.frame[0], self.frame[1], points, self.frame[2])
-        )
+        return None if self.frame is None else stability_region(self.frame[0], self.frame[1], points, self.frame[2])
 
     def figures(self) -> dict[str, Any]:
         """Name -> matplotlib Figure."""
@@ -82,7 +86,8 @@ class Report:
         return figures(self)
 
     def save(self, folder: str | Path) -> Path:
-        """report.json, a CSV for every table, and every figure as PNG and SVG, into `folder` (made if missing)."""
+        """report.json, a CSV for every table, and every figure as PNG and SVG, into `folder` (made if
+        missing)."""
         from .plots import write
 
         folder = Path(folder)
@@ -103,9 +108,7 @@ class Report:
 
     def __repr__(self) -> str:
         lines = [self.verdict.sentence, ""]
-        lines += [
-            f"  {name:<{max(map(len, self.metrics))}}  {value:.4g}" for name, value in self.metrics.items()
-        ]
+        lines += [f"  {name:<{max(map(len, self.metrics))}}  {value:.4g}" for name, value in self.metrics.items()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -129,36 +132,37 @@ def report(
     """Stability of a Flow, a Chain with flows, an nn.Sequential or a list of callables, at inputs x (B, ...).
 
     y:       class labels (B,), for the accuracy metrics
-    points:  samples at which Jacobians are taken, drawn with `seed` (fewer where they would not fit in memory); 16 for
-             a report to keep, 4 for a quick one
+    points:  samples at which Jacobians are taken, drawn with `seed` (fewer where they would not fit in
+             memory); 16 for a report to keep, 4 for a quick one
     layers:  at most so many layers are analysed in the spectrum, evenly spread over depth
-    noise, draws:            levels relative to the spread of x and of each weight tensor, averaged over `draws`
+    noise, draws:            levels relative to the spread of x and of each weight tensor, averaged over
+    `draws`
     integrators, refine:     the same weights under these, with 1, 2, 4 steps per knot interval
 
     Metrics, maxima over layers and samples unless said otherwise; those that a model cannot have are absent:
-        amplification_max, inside_share, outside_share, growing_share    modes under the integrator; outside: amplified
-            though the exact flow damps them, growing: amplified by the exact flow too
-        h, h_stable, h_contractive      step, its limit from eigenvalues, its limit for a proof of non-expansiveness
-        spectral_abscissa, spectral_radius, lognorm_2, lognorm_1, lognorm_inf, henrici, transient_gap    of df/dy
-        lognorm_integral, lognorm_bound, lognorm_floor    of the exact flow: |dy(T)/dy(0)| lies between floor and bound
-        sensitivity_max, sensitivity_min    of |dy_N/dy_j|_2 over j; singular_max, singular_min of dy_N/dy_0
-        transient_max, forward_random, forward_worst    growth of perturbations of y_0 on the way and at the end
-        perturbation_growth    the same on the way for a finite random perturbation
-        output_sensitivity     |d output/d input|_2, a lower bound of the network's Lipschitz constant
-        gradient_min, gradient_max, gradient_ratio    |dL/dtheta_n| over layers
+        amplification_max, inside_share, outside_share, growing_share    modes under the integrator; outside:
+            amplified though the exact flow damps them, growing: amplified by the exact flow too
+        h, h_stable, h_contractive      step, its limit from eigenvalues, its limit for a proof of
+        non-expansiveness spectral_abscissa, spectral_radius, lognorm_2, lognorm_1, lognorm_inf, henrici,
+        transient_gap    of df/dy lognorm_integral, lognorm_bound, lognorm_floor    of the exact flow:
+        |dy(T)/dy(0)| lies between floor and bound sensitivity_max, sensitivity_min    of |dy_N/dy_j|_2 over
+        j; singular_max, singular_min of dy_N/dy_0 transient_max, forward_random, forward_worst    growth of
+        perturbations of y_0 on the way and at the end perturbation_growth    the same on the way for a finite
+        random perturbation output_sensitivity     |d output/d input|_2, a lower bound of the network's
+        Lipschitz constant gradient_min, gradient_max, gradient_ratio    |dL/dtheta_n| over layers
         saturated_share, dead_share    of activations (the worst layer)
         energy_drift    relative, over 256 steps with the weights of the first layer
         proved_nonexpansive, proved_nonvanishing    1 or 0
         accuracy, accuracy_input_noise_*, accuracy_weight_noise_*, accuracy_<integrator>_x<factor>
-    Choose it to compare architectures or to find out why one does not train. Raises BadInput for x that is no batch of
-    floating-point numbers, labels that are no whole numbers, or a model that is no row of layers.
+    Choose it to compare architectures or to find out why one does not train. Raises BadInput for x that is no
+    batch of floating-point numbers, labels that are no whole numbers, or a model that is no row of layers.
     """
     labels = checked_labels(y, x)
     if points < 1 or layers < 2 or draws < 1:
-        raise BadInput(
-            f"points and draws are at least 1 and layers at least 2, got {points}, {draws}, {layers}."
-        )
+        raise BadInput(f"points and draws are at least 1 and layers at least 2, got {points}, {draws}, {layers}.")
     u = unroll(net, _drawn(x, affordable(net, x, points), seed))
+    if labels is not None:
+        check_scores(u.leave(u.states[-1][0]), labels)
     found, products = _analyse(u, layers)
     gradients = gradient_norms(u.model, *_some(u, net, x, labels), seed) if products else []
     seen = activity(u.model, u.x if products is None else _many(u, x))
@@ -186,25 +190,22 @@ def report(
         metrics |= scores
         tables |= noisy
     flow = found[0].interval.flow if found else None
-    return Report(
-        verdict, metrics | proved, tables, name_of(flow) if flow else "", _frame(found) if found else None
-    )
+    return Report(verdict, metrics | proved, tables, name_of(flow) if flow else "", _frame(found) if found else None)
 
 
 def predict(net: Any, x: Tensor, *, points: int = 4, layers: int = 16, seed: int = 0) -> dict[str, float]:
-    """What theory says before anything is measured: h, h_stable (largest stable step, from the spectra), the modes
-    outside the region, h_contractive (where a proof exists), lognorm_integral and its exp. Raises BadInput for a model
-    without flows."""
+    """What theory says before anything is measured: h, h_stable (largest stable step, from the spectra), the
+    modes outside the region, h_contractive (where a proof exists), lognorm_integral and its exp. Raises
+    BadInput for a model without flows."""
     u = unroll(net, _drawn(x, affordable(net, x, points), seed))
     found = spectra(u, layers)
     if not found:
-        raise BadInput(
-            "there is no flow in this model, so no step size to predict; give a Flow or a Chain with one."
-        )
+        raise BadInput("there is no flow in this model, so no step size to predict; give a Flow or a Chain with one.")
     return spectral_metrics(found) | _bounds(u, found)
 
 
-# ---- parts -----------------------------------------------------------------------------------------------------------
+# ---- parts
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _drawn(x: Tensor, count: int, seed: int) -> Tensor:
@@ -302,7 +303,13 @@ def _eigenvalue_table(found: Sequence[LayerSpectrum]) -> Table:
     rows = []
     for s in found:
         for p in range(len(s.scaled)):
-            columns = (s.scaled[p].real, s.scaled[p].imag, s.growth[p], s.outside[p].int(), s.expected[p].int())
+            columns = (
+                s.scaled[p].real,
+                s.scaled[p].imag,
+                s.growth[p],
+                s.outside[p].int(),
+                s.expected[p].int(),
+            )
             rows += [(s.layer, p, *values) for values in zip(*(c.tolist() for c in columns))]
     return Table(("layer", "sample", "re", "im", "amplification", "outside", "grows"), rows)
 

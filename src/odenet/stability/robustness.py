@@ -9,9 +9,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import Incompatible, SolveFailed
+from ..errors import BadInput, Incompatible, SolveFailed
 from ..flow import Chain, Flow
 from .unroll import Parts, Unrolled, flat
+
+
+def checked_labels(y: Tensor | None, x: Tensor) -> Tensor | None:
+    """Class labels (B,) of whole numbers, or None. Raises BadInput."""
+    if y is None:
+        return None
+    if not isinstance(y, Tensor) or y.is_floating_point() or y.dim() != 1 or len(y) != len(x):
+        given = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise BadInput(
+            f"accuracy needs class labels y, a tensor of {len(x)} whole numbers for these inputs, got {given}; "
+            "leave y out for a model that is no classifier."
+        )
+    return y.long()
+
+
+def check_scores(out: Tensor, y: Tensor) -> None:
+    """Raise BadInput unless the outputs (B, classes) have a score for every label."""
+    if out.dim() != 2 or int(y.min()) < 0 or int(y.max()) >= out.shape[1]:
+        raise BadInput(
+            f"labels from {int(y.min())} to {int(y.max())} need outputs (B, {int(y.max()) + 1}) or wider, but the "
+            f"model gives {tuple(out.shape)}; leave y out for a model that is no classifier."
+        )
 
 
 @torch.no_grad()
@@ -34,7 +56,8 @@ def input_noise(
 def weight_noise(
     model: nn.Module, x: Tensor, y: Tensor, levels: Sequence[float], draws: int = 3, seed: int = 0
 ) -> list[float]:
-    """Mean accuracy over `draws` when every weight tensor w becomes w + level rms(w) N(0, I); `model` is not changed."""
+    """Mean accuracy over `draws` when every weight tensor w becomes w + level rms(w) N(0, I); `model` is not
+    changed."""
     twin = copy.deepcopy(model).eval()
     own = [(p, p.detach().clone()) for p in twin.parameters()]
     found = []
@@ -58,10 +81,11 @@ def _draws(x: Tensor, draws: int, seed: int) -> Iterator[Tensor]:
 def exchange(
     model: Flow | Chain, x: Tensor, y: Tensor, integrators: Sequence[Any], refine: Sequence[int] = (1, 2, 4)
 ) -> dict[tuple[str, int], float]:
-    """Accuracy of the same weights under other integrators with 1, 2, 4 times the steps; keys (integrator, factor).
+    """Accuracy of the same weights under other integrators with 1, 2, 4 times the steps; keys (integrator,
+    factor).
 
-    Integrators that the field does not suit are left out; one that fails to finish counts as 0. A net that is a
-    discretised ODE hardly changes; one that has learned its own integrator does (Ott et al. 2021).
+    Integrators that the field does not suit are left out; one that fails to finish counts as 0. A net that is
+    a discretised ODE hardly changes; one that has learned its own integrator does (Ott et al. 2021).
     """
     found: dict[tuple[str, int], float] = {}
     for integrator in integrators:
@@ -78,9 +102,7 @@ def refined(model: Flow | Chain, integrator: Any, factor: int) -> nn.Module:
     """The same weights under `integrator` with `factor` steps per knot interval, in every flow."""
     if isinstance(model, Flow):
         return model.with_integrator(integrator, model.steps * factor)
-    parts = [
-        p.with_integrator(integrator, p.steps * factor) if isinstance(p, Flow) else p for p in model.parts
-    ]
+    parts = [p.with_integrator(integrator, p.steps * factor) if isinstance(p, Flow) else p for p in model.parts]
     return Chain(*parts)
 
 
@@ -99,10 +121,9 @@ def _accuracy_if_finished(model: nn.Module, x: Tensor, y: Tensor) -> float:
 def exchange_matrix(
     models: Mapping[str, Flow | Chain], x: Tensor, y: Tensor, integrators: Sequence[Any], refine: int = 1
 ) -> list[list[float | None]]:
-    """Rows: the given nets, named by what they were trained under; columns: test integrators; None where unsuited."""
-    return [
-        list(_row(exchange(model, x, y, integrators, (refine,)), integrators)) for model in models.values()
-    ]
+    """Rows: the given nets, named by what they were trained under; columns: test integrators; None where
+    unsuited."""
+    return [list(_row(exchange(model, x, y, integrators, (refine,)), integrators)) for model in models.values()]
 
 
 def _row(found: dict[tuple[str, int], float], integrators: Sequence[Any]) -> Iterator[float | None]:

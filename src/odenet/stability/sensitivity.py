@@ -2,10 +2,10 @@
 
     dy_N/dy_j = E M_{N-1} ... M_j F,   M_n the Jacobian of layer n,   E picks y from (y, memory)
 
-F puts a change of y_j into the state: memory unchanged, except that a two-step method's memory is y_{j-1}, which moves
-along (otherwise the change would be one of velocity, d/h, and leapfrog would look worse the smaller h is).
-By the chain rule |dL/dy_j| <= |dy_N/dy_j|_2 |dL/dy_N|: the largest value over j bounds how gradients grow, and where
-the norm itself is small every gradient vanishes.
+F puts a change of y_j into the state: memory unchanged, except that a two-step method's memory is y_{j-1},
+which moves along (otherwise the change would be one of velocity, d/h, and leapfrog would look worse the
+smaller h is). By the chain rule |dL/dy_j| <= |dy_N/dy_j|_2 |dL/dy_N|: the largest value over j bounds how
+gradients grow, and where the norm itself is small every gradient vanishes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import BadInput
 from ..fields import Field
 from ..fields.activations import Activation, Pointwise
 from ..flow import Flow
@@ -48,12 +47,14 @@ class Sensitivity:
 
     @property
     def random(self) -> float:
-        """Root mean square growth of a random perturbation of y_0: |dy_N/dy_0|_F/sqrt(D), the mean over samples."""
+        """Root mean square growth of a random perturbation of y_0: |dy_N/dy_0|_F/sqrt(D), the mean over
+        samples."""
         return float((self.whole.norm(dim=(1, 2)) / self.whole.shape[-1] ** 0.5).mean())
 
 
 def sensitivity(unrolled: Unrolled, layers: int = 64) -> Sensitivity:
-    """All products, their norms at no more than `layers` evenly spread layers. Memory: one Jacobian per layer."""
+    """All products, their norms at no more than `layers` evenly spread layers. Memory: one Jacobian per
+    layer."""
     states, depth = unrolled.states, unrolled.depth
     sizes = [flat(state).shape[1] for state in states]
     own = [state[0][0].numel() for state in states]
@@ -80,11 +81,7 @@ def sensitivity(unrolled: Unrolled, layers: int = 64) -> Sensitivity:
 
 def _on_position(S: Tensor, width: int, layer: Layer) -> Tensor:
     """S F: (P, M, columns of y and memory) -> (P, M, width)."""
-    if (
-        layer.interval is not None
-        and isinstance(layer.interval.flow.integrator, TwoStep)
-        and S.shape[2] > width
-    ):
+    if layer.interval is not None and isinstance(layer.interval.flow.integrator, TwoStep) and S.shape[2] > width:
         return S[:, :, :width] + S[:, :, width : 2 * width]
     return S[:, :, :width]
 
@@ -117,21 +114,25 @@ def _composed(layers: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor]
     return run
 
 
-# ---- gradients of the weights ----------------------------------------------------------------------------------------
+# ---- gradients of the weights
+# ----------------------------------------------------------------------------------------
 
 
 def gradient_norms(model: Any, x: Tensor, y: Tensor | None, seed: int = 0) -> list[tuple[str, float]]:
     """(place, |dL/dtheta_n|) for every layer with weights of its own, in order.
 
-    L is the cross-entropy with labels y, or without labels the inner product of the output with a random vector. In a
-    flow, theta_n are the weights that act from knot n on; weights shared by all depths have no place and are left out.
+    L is the cross-entropy with labels y, or without labels the inner product of the output with a random
+    vector. In a flow, theta_n are the weights that act from knot n on; weights shared by all depths have no
+    place and are left out.
     """
     if not isinstance(model, nn.Module):
         return []
     model.zero_grad(set_to_none=True)
     with torch.enable_grad():
-        out = model(x)
-        scalar(out, y, seed).backward()
+        loss = scalar(model(x), y, seed)
+        if not loss.requires_grad:  # nothing to learn
+            return []
+        loss.backward()
     found: list[tuple[str, float]] = []
     for name, module in model.named_modules():
         if isinstance(module, Flow):
@@ -154,16 +155,15 @@ def scalar(out: Tensor, y: Tensor | None, seed: int) -> Tensor:
 
 def _flow_gradients(flow: Flow) -> list[float]:
     """The norm over all weights with a coefficient for every knot."""
-    local = [
-        w.grad for name, w in flow.weights.items() if flow.depths[name].count(2) != flow.depths[name].count(3)
-    ]
+    local = [w.grad for name, w in flow.weights.items() if flow.depths[name].count(2) != flow.depths[name].count(3)]
     if not local or any(g is None for g in local):
         return []
     squares = [(g.flatten(1) ** 2).sum(1) for g in local]  # type: ignore[union-attr]
     return torch.stack(squares).sum(0).sqrt().tolist()
 
 
-# ---- saturated and dead units ----------------------------------------------------------------------------------------
+# ---- saturated and dead units
+# ----------------------------------------------------------------------------------------
 
 _MODULES: tuple[type[nn.Module], ...] = (
     nn.Tanh, nn.Sigmoid, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.Softplus, nn.SiLU, nn.Softsign, nn.GELU,
@@ -173,8 +173,8 @@ _MODULES: tuple[type[nn.Module], ...] = (
 
 @dataclass(frozen=True)
 class Activity:
-    """Of one activation in one forward pass: the share of (sample, unit) pairs with |slope| < 0.01, and of units with
-    such a slope at every sample."""
+    """Of one activation in one forward pass: the share of (sample, unit) pairs with |slope| < 0.01, and of
+    units with such a slope at every sample."""
 
     place: str
     saturated: float
@@ -184,8 +184,8 @@ class Activity:
 def activity(model: Any, x: Tensor) -> list[Activity]:
     """Saturation at every evaluation of an activation, in order of evaluation, over all samples x.
 
-    `model` is changed while it runs (its activations are watched) and restored. Covers the layers of odenet's fields
-    and torch's activation modules; a function inside a user's own module is not seen.
+    `model` is changed while it runs (its activations are watched) and restored. Covers the layers of odenet's
+    fields and torch's activation modules; a function inside a user's own module is not seen.
     """
     seen: list[Activity] = []
     modules = [m for root in _roots(model) for m in root.modules()]
@@ -198,9 +198,7 @@ def activity(model: Any, x: Tensor) -> list[Activity]:
     saved = [(f, name, getattr(f, name)) for f in fields for name in ("unit", "units") if hasattr(f, name)]
     try:
         for f, name, units in saved:
-            setattr(
-                f, name, tuple(_watched(u, seen) for u in units) if name == "units" else _watched(units, seen)
-            )
+            setattr(f, name, tuple(_watched(u, seen) for u in units) if name == "units" else _watched(units, seen))
         with torch.no_grad():
             _composed([model] if isinstance(model, nn.Module) else model)(x)
     finally:
@@ -229,26 +227,7 @@ def _watched(unit: Any, seen: list[Activity]) -> Any:
 def _activity(place: str, f: Callable[[Tensor], Tensor], z: Tensor) -> Activity:
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        out = (
-            f.activation.f(z)
-            if isinstance(f, Pointwise)
-            else f.forward(z)
-            if isinstance(f, nn.Module)
-            else f(z)
-        )
+        out = f.activation.f(z) if isinstance(f, Pointwise) else f.forward(z) if isinstance(f, nn.Module) else f(z)
         slope = torch.autograd.grad(out.sum(), z)[0] if out.requires_grad else torch.zeros_like(z)
     low = slope.abs() < SATURATED
     return Activity(place, float(low.double().mean()), float(low.all(0).double().mean()))
-
-
-def checked_labels(y: Tensor | None, x: Tensor) -> Tensor | None:
-    """Class labels (B,) of whole numbers, or None. Raises BadInput."""
-    if y is None:
-        return None
-    if not isinstance(y, Tensor) or y.is_floating_point() or y.dim() != 1 or len(y) != len(x):
-        given = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-        raise BadInput(
-            f"accuracy needs class labels y, a tensor of {len(x)} whole numbers for these inputs, got {given}; leave y "
-            "out for a model that is no classifier."
-        )
-    return y.long()

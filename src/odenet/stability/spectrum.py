@@ -1,7 +1,8 @@
 """Eigenvalues, logarithmic norms and departure from normality of the field's Jacobian, layer by layer.
 
-J_n = df/dy at (t_n, y_n) with the weights of knot interval n, for every sample. Eigenvalues say what one step does to a
-mode; they do not bound products of different or non-normal J_n, so nothing here ever proves or measures stability.
+J_n = df/dy at (t_n, y_n) with the weights of knot interval n, for every sample. Eigenvalues say what one step
+does to a mode; they do not bound products of different or non-normal J_n, so nothing here ever proves or
+measures stability.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ def _spectrum(layer: int, interval: Interval, y: Tensor) -> LayerSpectrum:
 
 
 def _eigenvalues(J: Tensor) -> Tensor:
-    """Eigenvalues (P, D) complex; of [[0, A], [C, 0]] they are +-sqrt(eig(A C)), cheaper and exact on the axes."""
+    """Eigenvalues (P, D) complex; of [[0, A], [C, 0]] they are +-sqrt(eig(A C)), cheaper and exact on the
+    axes."""
     half = J.shape[-1] // 2
     if 2 * half == J.shape[-1] and not bool(J[:, :half, :half].any() or J[:, half:, half:].any()):
         root = torch.sqrt(torch.linalg.eigvals(J[:, :half, half:] @ J[:, half:, :half]).to(torch.complex128))
@@ -125,8 +127,9 @@ def henrici(J: Tensor, eigenvalues: Tensor) -> Tensor:
 def lognorm_integral(found: Sequence[LayerSpectrum], depth: int) -> tuple[float, float]:
     """Integrals over depth of the largest (max over samples) and lowest (min) eigenvalue of (J + J^T)/2.
 
-    exp of them bounds |dy(T)/dy(0)| of the exact flow from above and its smallest singular value from below, to the
-    accuracy of the left-point rule in depth. Layers that were not analysed count with the mean of the others.
+    exp of them bounds |dy(T)/dy(0)| of the exact flow from above and its smallest singular value from below,
+    to the accuracy of the left-point rule in depth. Layers that were not analysed count with the mean of the
+    others.
     """
     ends = torch.stack([s.interval.width * torch.stack((s.lognorm_2, s.lowest)) for s in found]).sum(0)
     scale = depth / len(found)
@@ -156,7 +159,8 @@ def spectral_metrics(found: Sequence[LayerSpectrum]) -> dict[str, float]:
 
 
 def stable_step(found: Sequence[LayerSpectrum]) -> float:
-    """Largest |h| for which no mode that decays in the exact flow leaves the region, over the given layers."""
+    """Largest |h| for which no mode that decays in the exact flow leaves the region, over the given
+    layers."""
     flows: dict[int, tuple[Flow, list[Tensor]]] = {}
     for s in found:
         flows.setdefault(id(s.interval.flow), (s.interval.flow, []))[1].append(s.eigenvalues.flatten())
@@ -167,7 +171,8 @@ def stable_step(found: Sequence[LayerSpectrum]) -> float:
 
 
 def exact_growth(found: Sequence[LayerSpectrum], depth: int) -> float:
-    """Product over all layers of exp(width max(Re lambda, 0)): what the exact flow's own modes let one expect."""
+    """Product over all layers of exp(width max(Re lambda, 0)): what the exact flow's own modes let one
+    expect."""
     if not found:
         return 1.0
     logs = [max(float(s.scaled.real.max()), 0.0) * s.interval.steps for s in found]
@@ -175,7 +180,8 @@ def exact_growth(found: Sequence[LayerSpectrum], depth: int) -> float:
 
 
 def compounded(found: Sequence[LayerSpectrum], depth: int) -> float:
-    """Product over all steps of the largest |amplification| outside the region: what the spectra let one expect.
+    """Product over all steps of the largest |amplification| outside the region: what the spectra let one
+    expect.
 
     With fewer layers analysed than there are, the mean logarithm stands for the rest.
     """

@@ -1,7 +1,8 @@
 """A model as a row of maps with the states between them, in double precision where that is possible.
 
-A layer here is one knot interval of a flow (all its steps), or one module of a plain list of layers. Layers count from
-0; layer n maps y_n to y_{n+1}. A multistep method's state is (y_n, memory); only y_n is differentiated with respect to.
+A layer here is one knot interval of a flow (all its steps), or one module of a plain list of layers. Layers
+count from 0; layer n maps y_n to y_{n+1}. A multistep method's state is (y_n, memory); only y_n is
+differentiated with respect to.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ BUDGET = 2**24
 
 @dataclass(frozen=True)
 class Interval:
-    """What a layer is as part of a flow: knot interval n from t, `steps` steps of at most |h|, its right-hand side."""
+    """What a layer is as part of a flow: knot interval n from t, `steps` steps of at most |h|, its right-hand
+    side."""
 
     flow: Flow
     n: int
@@ -78,19 +80,17 @@ class Unrolled:
 
 
 def unroll(model: Any, x: Tensor) -> Unrolled:
-    """The layers of a Flow, a Chain with flows, an nn.Sequential or a list of callables, and its states for x (P, ...).
+    """The layers of a Flow, a Chain with flows, an nn.Sequential or a list of callables, and its states for x
+    (P, ...).
 
-    Raises BadInput for a model that is not a row of layers, or x that is not a batch of floating-point numbers.
+    Raises BadInput for a model that is not a row of layers, or x that is not a batch of floating-point
+    numbers.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 1 or not len(x):
         given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise BadInput(
-            f"stability is measured on a batch of real floating-point inputs (B, ...), got {given}."
-        )
+        raise BadInput(f"stability is measured on a batch of real floating-point inputs (B, ...), got {given}.")
     twin, x = in_double(model, x)
-    parts = (
-        [twin] if isinstance(twin, Flow) else list(twin.parts) if isinstance(twin, Chain) else layers_of(twin)
-    )
+    parts = [twin] if isinstance(twin, Flow) else list(twin.parts) if isinstance(twin, Chain) else layers_of(twin)
     where = [i for i, part in enumerate(parts) if isinstance(part, Flow)]
     first, end = (where[0], where[-1] + 1) if where else (0, len(parts))
     with torch.no_grad():
@@ -98,7 +98,8 @@ def unroll(model: Any, x: Tensor) -> Unrolled:
 
 
 def in_double(model: Any, x: Tensor) -> tuple[Any, Tensor]:
-    """A copy of the model in evaluation mode and x, both in double precision unless the model's own tensors refuse."""
+    """A copy of the model in evaluation mode and x, both in double precision unless the model's own tensors
+    refuse."""
     single = copy.deepcopy(model) if isinstance(model, nn.Module) else _copies(model)
     _to(single, None)
     double = copy.deepcopy(single) if isinstance(model, nn.Module) else _copies(single)

@@ -22,14 +22,16 @@ from .sensitivity import Sensitivity
 from .spectrum import LayerSpectrum, compounded, exact_growth, stable_step
 from .unroll import Unrolled, name_of
 
-# Growth of |dy_N/dy_j| or |dy_j/dy_0| that still counts as bounded: one decimal digit. A perturbation of the size of
-# pixel noise (1 %) stays below the size of the signal, and gradients of all layers suit one learning rate.
+# Growth of |dy_N/dy_j| or |dy_j/dy_0| that still counts as bounded: one decimal digit. A perturbation of the
+# size of pixel noise (1 %) stays below the size of the signal, and gradients of all layers suit one learning
+# rate.
 BOUNDED = 10.0
-# A gradient that loses three digits on its way is lost beside those of later layers under any one learning rate.
+# A gradient that loses three digits on its way is lost beside those of later layers under any one learning
+# rate.
 VANISHING = 1e-3
 
-# Products of amplifications outside the region: below the first not worth a sentence; from the second on the method
-# is to blame for growth that was measured, unless the exact flow is expected to grow more.
+# Products of amplifications outside the region: below the first not worth a sentence; from the second on the
+# method is to blame for growth that was measured, unless the exact flow is expected to grow more.
 _WORTH_SAYING, _TO_BLAME = 1.1, 2.0
 # Nobody makes a network this much deeper to stabilise it.
 _MOST_REFINEMENT = 8
@@ -41,8 +43,8 @@ _SEPARABLE = ("symplectic_euler", "verlet", "rk4")
 
 @dataclass(frozen=True)
 class Verdict:
-    """sentence, what it rests on, whether the network is stable (None: the evidence disagrees), the layer it points to
-    (counted from 0) and the remedy ("" where none is needed)."""
+    """sentence, what it rests on, whether the network is stable (None: the evidence disagrees), the layer it
+    points to (counted from 0) and the remedy ("" where none is needed)."""
 
     sentence: str
     standing: Standing
@@ -110,8 +112,8 @@ def _proved(e: Evidence) -> Verdict:
     assert interval is not None
     fading, remedy, layer = _vanishing(e)
     return Verdict(
-        f"Proved stable: the field is monotone and h lies within the contractivity limit of {name_of(interval.flow)} at "
-        f"every layer, so no perturbation grows, whatever the input{fading}.",
+        f"Proved stable: the field is monotone and h lies within the contractivity limit of {name_of(interval.flow)} "
+        f"at every layer, so no perturbation grows, whatever the input{fading}.",
         "proved",
         True,
         layer,
@@ -207,9 +209,7 @@ def _bounded(e: Evidence, outside: Sequence[LayerSpectrum], worst: tuple[float, 
         remedy, layer = remedy or remedy_for(e.spectra), top.layer
         slow = f"; {_where(outside, top, len(e.spectra))}, too little to matter at this depth, but it compounds: {remedy_for(e.spectra)}"
     exact = (
-        "; the exact flow is non-expansive (proved), this discretisation need not be"
-        if e.exact_nonexpansive
-        else ""
+        "; the exact flow is non-expansive (proved), this discretisation need not be" if e.exact_nonexpansive else ""
     )
     return Verdict(
         f"Measured stable for these inputs: perturbations grow by a factor of {_factor(value)} at most ({what})"
@@ -222,7 +222,8 @@ def _bounded(e: Evidence, outside: Sequence[LayerSpectrum], worst: tuple[float, 
 
 
 def remedy_for(spectra: Sequence[LayerSpectrum]) -> str:
-    """How to bring the modes inside: fewer h, in numbers, and a method that has them inside at the present h."""
+    """How to bring the modes inside: fewer h, in numbers, and a method that has them inside at the present
+    h."""
     flow = spectra[0].interval.flow
     now, limit = max(abs(s.interval.h) for s in spectra), stable_step(spectra)
     ways = []
@@ -241,7 +242,8 @@ def remedy_for(spectra: Sequence[LayerSpectrum]) -> str:
 
 
 def fitting(spectra: Sequence[LayerSpectrum]) -> str:
-    """A method that the field suits and whose region holds all decaying modes at the present h; "" if none does."""
+    """A method that the field suits and whose region holds all decaying modes at the present h; "" if none
+    does."""
     flow = spectra[0].interval.flow
     for name in _SEPARABLE if "separable" in flow.march.field.offers else _OTHERS:
         if name != flow.integrator.name and _suits(flow, name) and _holds(name, spectra):

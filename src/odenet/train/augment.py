@@ -36,9 +36,7 @@ def shift(x: Tensor, image: Image, generator: torch.Generator | None = None, mos
     return padded[b, c, rows[:, None, :, None], columns[:, None, None, :]].reshape(x.shape)
 
 
-def rotate(
-    x: Tensor, image: Image, generator: torch.Generator | None = None, degrees: float = 10.0
-) -> Tensor:
+def rotate(x: Tensor, image: Image, generator: torch.Generator | None = None, degrees: float = 10.0) -> Tensor:
     """Turn each image about its centre by an angle uniform on ± degrees, bilinearly; zeros come in."""
     turn = math.radians(degrees) * (2 * torch.rand(len(x), generator=generator) - 1)
     return rotated(x, image, turn.to(x))
@@ -62,14 +60,10 @@ def noise(x: Tensor, image: Image, generator: torch.Generator | None = None, std
 AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (shift, rotate, noise)}
 
 
-def augmented(
-    x: Tensor, names: Iterable[str], image: Image, generator: torch.Generator | None = None
-) -> Tensor:
+def augmented(x: Tensor, names: Iterable[str], image: Image, generator: torch.Generator | None = None) -> Tensor:
     """x after the named augmentations, in their order, with default strengths; raises UnknownName."""
     for name in names:
         if name not in AUGMENTATIONS:
-            raise UnknownName(
-                f"no augmentation is called {name!r}; known: {', '.join(sorted(AUGMENTATIONS))}."
-            )
+            raise UnknownName(f"no augmentation is called {name!r}; known: {', '.join(sorted(AUGMENTATIONS))}.")
         x = AUGMENTATIONS[name](x, image, generator)
     return x

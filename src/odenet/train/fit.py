@@ -67,7 +67,7 @@ def fit(
 ) -> Fit:
     """Train `net` in place; returns its history, score on held-out data, and status.
 
-    data:      a data set's name, Dataset, Problem, DataLoader, or tensors (x, y) of which `holdout` is kept for the score
+    data:      a data set's name, Dataset, Problem, DataLoader, or tensors (x, y), `holdout` of which is for the score
     method:    "adam", "adamw", "sgd" (momentum=, nesterov=) or "lbfgs"; further words are its options
     batch:     batch size; None: the method's own (128; lbfgs: all data)
     schedule:  of the learning rate: a name from train.schedules ("cosine", "one_cycle", ...)
@@ -120,7 +120,9 @@ def fit(
             _restore(net, best.weights)
         _settle(net, problem)
         found = problem.score(net)
-    result.score = found if getattr(problem, "held_out", "test") == "test" else {f"train_{k}": v for k, v in found.items()}
+    result.score = (
+        found if getattr(problem, "held_out", "test") == "test" else {f"train_{k}": v for k, v in found.items()}
+    )
     return result
 
 
@@ -166,7 +168,8 @@ def _loop(
         if "val_loss" in row and best.over(row["val_loss"], net):
             result.status = "early_stopped"
             return
-        if any([callback(result) is True for callback in callbacks]):
+        answers = [callback(result) for callback in callbacks]  # all are called, whatever the first one says
+        if any(answer is True for answer in answers):
             result.status = "stopped"
             return
     result.status = "done"
@@ -265,6 +268,4 @@ def _check(
     if not isinstance(seed, int):
         raise BadInput(f"seed is a whole number, got {seed!r}.")
     if not weight_decay >= 0 or not (clip is None or clip > 0) or not 0 <= holdout < 1:
-        raise BadInput(
-            f"weight_decay >= 0, clip > 0 and 0 <= holdout < 1, got {weight_decay}, {clip} and {holdout}."
-        )
+        raise BadInput(f"weight_decay >= 0, clip > 0 and 0 <= holdout < 1, got {weight_decay}, {clip} and {holdout}.")

@@ -54,9 +54,7 @@ def _rows(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _several(name: str, scores: Tensor) -> None:
     if scores.shape[-1] < 2:
-        raise BadInput(
-            f"{name} of one class is always 0; give a score for each class (dim_out=2), or use hinge."
-        )
+        raise BadInput(f"{name} of one class is always 0; give a score for each class (dim_out=2), or use hinge.")
 
 
 def mse(output: Tensor, target: Tensor) -> Tensor:
@@ -112,9 +110,7 @@ def squared_hinge(scores: Tensor, labels: Tensor) -> Tensor:
 
 _TABLE = (
     Loss("mse", mse, "regression", "C. F. Gauss, 1809", "Errors are normal, without outliers."),
-    Loss(
-        "huber", huber, "regression", "P. Huber, Ann. Math. Stat. 35 (1964)", "Some targets are off by far."
-    ),
+    Loss("huber", huber, "regression", "P. Huber, Ann. Math. Stat. 35 (1964)", "Some targets are off by far."),
     Loss(
         "tukey",
         tukey,

@@ -41,7 +41,9 @@ def fit_many(
             f"fit_many got {len(nets)} nets, {len(data)} data sets, {len(lr)} learning rates and {len(seeds)} seeds; "
             "give one of each for every member."
         )
-    problems = [tasks.resolve(d, loss=None, validation=None, test=None, holdout=0.0, seed=s) for d, s in zip(data, seeds)]
+    problems = [
+        tasks.resolve(d, loss=None, validation=None, test=None, holdout=0.0, seed=s) for d, s in zip(data, seeds)
+    ]
     if _alike(nets, problems, batch):
         stacked = _Members(nets, problems, lr, seeds, batch)
         try:
@@ -83,7 +85,12 @@ class _Members:
     """Stacked weights (M, *shape), Adam's two moments beside them, and the batches of every member."""
 
     def __init__(
-        self, nets: Sequence[nn.Module], problems: Sequence[Any], lr: Sequence[float], seeds: Sequence[int], batch: int
+        self,
+        nets: Sequence[nn.Module],
+        problems: Sequence[Any],
+        lr: Sequence[float],
+        seeds: Sequence[int],
+        batch: int,
     ) -> None:
         self.nets, self.problems, self.batch = nets, problems, batch
         for net in nets:

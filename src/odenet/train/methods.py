@@ -78,7 +78,13 @@ def quasi_newton(run: Run) -> Advance:
     trained = _trained(run, ("history_size", "max_iter", "tolerance_grad", "tolerance_change"))
     if run.clip is not None:
         raise BadInput("clip does not go with lbfgs, whose line search needs the gradient itself; leave clip out.")
-    options = {"max_iter": 1, "history_size": 20, "tolerance_grad": 0.0, "tolerance_change": 0.0, **run.options}
+    options = {
+        "max_iter": 1,
+        "history_size": 20,
+        "tolerance_grad": 0.0,
+        "tolerance_change": 0.0,
+        **run.options,
+    }
     optimiser = _made(torch.optim.LBFGS, trained, lr=run.lr, line_search_fn="strong_wolfe", **options)
     schedule = run.schedule(optimiser) if run.schedule else None
 
@@ -117,7 +123,9 @@ def _trained(run: Run, allowed: tuple[str, ...]) -> list[nn.Parameter]:
         raise BadInput(f"this training method has no option {option!r}; {hint}")
     trained = [p for p in run.net.parameters() if p.requires_grad]
     if not trained:
-        raise BadInput(f"{type(run.net).__name__} has no weights that require a gradient, so there is nothing to train.")
+        raise BadInput(
+            f"{type(run.net).__name__} has no weights that require a gradient, so there is nothing to train."
+        )
     return trained
 
 

@@ -32,9 +32,7 @@ class Penalty:
     def __call__(self, weights: Iterable[Tensor], weight: float) -> Tensor:
         terms = [self.f(w, weight).sum() for w in weights]
         if not terms:
-            raise BadInput(
-                f"the penalty {self.name!r} was given no weights; pass net.parameters() once per call."
-            )
+            raise BadInput(f"the penalty {self.name!r} was given no weights; pass net.parameters() once per call.")
         return torch.stack(terms).sum()
 
 
@@ -60,9 +58,7 @@ def _scad_prox(v: Tensor, lam: float, step: float) -> Tensor:
 def _mcp(w: Tensor, lam: float) -> Tensor:
     """Slope lam at 0, falling linearly to 0 at gamma lam, flat beyond; Zhang 2010, eq. (2.1)."""
     r = w.abs()
-    return (lam * r - r * r / (2 * MCP_GAMMA)).where(
-        r <= MCP_GAMMA * lam, r.new_tensor(MCP_GAMMA * lam * lam / 2)
-    )
+    return (lam * r - r * r / (2 * MCP_GAMMA)).where(r <= MCP_GAMMA * lam, r.new_tensor(MCP_GAMMA * lam * lam / 2))
 
 
 def _mcp_prox(v: Tensor, lam: float, step: float) -> Tensor:
@@ -72,9 +68,7 @@ def _mcp_prox(v: Tensor, lam: float, step: float) -> Tensor:
 
 def _convex(name: str, step: float, limit: float) -> None:
     if not 0 < step < limit:
-        raise BadInput(
-            f"the proximal map of {name} is one point for 0 < step < {limit:g} only, not step={step:g}."
-        )
+        raise BadInput(f"the proximal map of {name} is one point for 0 < step < {limit:g} only, not step={step:g}.")
 
 
 _TABLE = (

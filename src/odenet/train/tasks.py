@@ -26,7 +26,11 @@ class Supervised(Problem):
     """
 
     def __init__(
-        self, train: Pair, validation: Pair | None = None, test: Pair | None = None, loss: LossFunction | None = None
+        self,
+        train: Pair,
+        validation: Pair | None = None,
+        test: Pair | None = None,
+        loss: LossFunction | None = None,
     ) -> None:
         for name, part in (("training", train), ("validation", validation), ("test", test)):
             _check_pair(name, part)
@@ -179,15 +183,13 @@ def _check_pair(name: str, part: Pair | None) -> None:
         )
     for what, v in (("inputs", x), ("targets", y)):
         if v.is_floating_point() and not bool(torch.isfinite(v).all()):
-            raise BadInput(
-                f"the {name} {what} hold NaN or infinite numbers; remove or replace them before training."
-            )
+            raise BadInput(f"the {name} {what} hold NaN or infinite numbers; remove or replace them before training.")
 
 
 def _cross_entropy(out: Tensor, y: Tensor) -> Tensor:
     if out.shape[:-1] != y.shape:
         raise BadInput(
-            f"the net gives {tuple(out.shape)} for labels of shape {tuple(y.shape)}; it should give one score per class "
+            f"the net gives {tuple(out.shape)} for labels of shape {tuple(y.shape)}; it should give a score per class "
             f"on a last axis, {(*y.shape, 'classes')}."
         )
     try:

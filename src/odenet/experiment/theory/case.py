@@ -30,7 +30,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Figure:
-    """Curves over x, with predicted limits drawn as vertical lines at `limits` {label: x}."""
+    """Curves over x, with predicted limits drawn as vertical lines at `limits` {label: x}; y starts at `floor`."""
 
     xlabel: str
     ylabel: str
@@ -38,6 +38,7 @@ class Figure:
     limits: dict[str, float]
     log_x: bool = True
     log_y: bool = True
+    floor: float | None = None
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,12 @@ def gradients(tell: Callable[[float], None]) -> Case:
         curves += [Series(name, DEPTHS, expected, "predicted"), Series(name, DEPTHS, values)]
     return Case(
         "Gradients at depth 16 to 1024",
-        f"independent random weights, width {WIDTH}; ODE layers at fixed span {SPAN:g}; |dy_N/dy_0| at 0 is the root mean "
+        f"Independent random weights, width {WIDTH}; ODE layers at fixed span {SPAN:g}; |dy_N/dy_0| at 0 is the root mean "
         "square over directions; for the Hamiltonian the smallest |dy_N/dy_j|_2 over j from a random state",
         "plain: within three standard deviations of log |dy_N/dy_0|; parabolic: within a factor 2; antisymmetric: within "
         "5 % of 1; hamiltonian: never below 1",
         _findings(*measured.values()),
-        Figure("layers N", "|dy_N / dy_0|", curves, {}),
+        Figure("layers N", "|dy_N / dy_0|", curves, {}, floor=1e-20),
     )
 
 
@@ -67,7 +67,7 @@ def _findings(plain: list[float], parabolic: list[float], turning: list[float], 
         ),
         Finding(
             "hamiltonian under verlet, 16 to 1024 layers",
-            ">= 1 for every j (symplectic)",
+            "≥ 1 for every j (symplectic)",
             f"smallest {number(min(verlet))}",
             min(verlet) >= 1.0 - 1e-12,
         ),
@@ -76,7 +76,9 @@ def _findings(plain: list[float], parabolic: list[float], turning: list[float], 
 
 def _lyapunov(layers: int) -> float:
     """E log |G v| for G (n, n) with entries of variance 1/(3n): log(3^-1/2) + (log(2/n) + digamma(n/2))/2 per layer."""
-    rate = -0.5 * math.log(3.0) + 0.5 * (math.log(2.0 / WIDTH) + float(torch.special.digamma(torch.tensor(WIDTH / 2.0))))
+    rate = -0.5 * math.log(3.0) + 0.5 * (
+        math.log(2.0 / WIDTH) + float(torch.special.digamma(torch.tensor(WIDTH / 2.0)))
+    )
     return math.exp(layers * rate)
 
 

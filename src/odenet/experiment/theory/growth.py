@@ -28,12 +28,16 @@ def oscillation(tell: Callable[[float], None]) -> Case:
         # a two-step method adds a start-up factor to its dominant root
         factor = 2.0 if integrators.get(scheme).history else 1.02
         limit = integrators.get(scheme).facts.imag_interval or 0.0
-        above = f"stable for h w <= {limit:.3g}, here from {SPAN * FREQUENCY / limit:.0f} layers" if limit else "unstable at every h"
+        above = (
+            f"stable for h ω ≤ {limit:.3g}, here from {SPAN * FREQUENCY / limit:.0f} layers"
+            if limit
+            else "unstable at every h"
+        )
         rows.append(
             Finding(
                 f"antisymmetric under {scheme}, depth 16 to 1024",
-                f"{above}; growth x{number(predicted[0])} at 16, x{number(predicted[2])} at 64, x{number(predicted[-1])} at 1024",
-                f"x{number(measured[0])}, x{number(measured[2])}, x{number(measured[-1])}",
+                f"{above}; growth ×{number(predicted[0])} at 16, ×{number(predicted[2])} at 64, ×{number(predicted[-1])} at 1024",
+                f"×{number(measured[0])}, ×{number(measured[2])}, ×{number(measured[-1])}",
                 all(within(m, p, factor) for p, m in pairs),
             )
         )
@@ -74,20 +78,27 @@ def contraction(tell: Callable[[float], None]) -> Case:
     rows = []
     for p in (1.9, 2.1, 3.0):
         i = products.index(p)
-        says = "no noise grows" if p <= 2 else f"the worst noise grows x{number(predicted[i])}"
+        says = "no noise grows" if p <= 2 else f"the worst noise grows ×{number(predicted[i])}"
         held = within(measured[i], predicted[i], 1.02) and (p > 2 or max(measured[i], anywhere[i]) <= 1.0)
-        extra = f"; elsewhere at most x{number(anywhere[i])}" if p <= 2 else ""
-        rows.append(Finding(f"parabolic under euler, h|K|^2 = {p}, 16 layers", says, f"x{number(measured[i])}{extra}", held))
+        extra = f"; elsewhere at most ×{number(anywhere[i])}" if p <= 2 else ""
+        rows.append(
+            Finding(
+                f"parabolic under euler, h|K|² = {p}, 16 layers",
+                says,
+                f"×{number(measured[i])}{extra}",
+                held,
+            )
+        )
     return Case(
         "Input noise through parabolic layers",
         "y' = -K^T tanh(K y) with shared weights, 16 Euler steps; noise at 0 in all directions, and between random states",
-        "h|K|^2 <= 2: nothing grows anywhere; above: the growth at 0 within 2 %",
+        "h|K|² ≤ 2: nothing grows anywhere; above: the growth at 0 within 2 %",
         rows,
         Figure(
-            "h |K|^2",
+            "h |K|²",
             "growth of the worst noise",
             [Series("euler", products, predicted, "predicted"), Series("euler", products, measured)],
-            {"limit 2": 2.0},
+            {"h |K|² = 2": 2.0},
             log_x=False,
         ),
     )

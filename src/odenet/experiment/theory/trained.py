@@ -77,7 +77,8 @@ def coarse_steps(tell: Tell) -> Case:
     tell(0.5)
     omega = sum(_frequency(net) for net in nets) / len(nets)
     found = {
-        s: {n: [_accuracy(_stepped(net, s, n), seed) for seed, net in zip(SEEDS, nets)] for n in DEPTHS} for s in SCHEMES
+        s: {n: [_accuracy(_stepped(net, s, n), seed) for seed, net in zip(SEEDS, nets)] for n in DEPTHS}
+        for s in SCHEMES
     }
     tell(1.0)
     whole = max(_mean(found["rk4"][n]) for n in DEPTHS)
@@ -87,28 +88,36 @@ def coarse_steps(tell: Tell) -> Case:
         _duel(found, _nearest(LONG * omega / 0.75), omega, whole, holds=("two_step_midpoint", "rk4")),
     ]
     curves = [Series(s, DEPTHS, [100 * _mean(found[s][n]) for n in DEPTHS]) for s in SCHEMES]
-    limits = {"rk4 needs h w <= 2.83": LONG * omega / 2.83, "two_step_midpoint needs h w <= 1": LONG * omega}
+    limits = {"rk4: h ω = 2.83": LONG * omega / 2.83, "two_step_midpoint: h ω = 1": LONG * omega}
     return Case(
         "Coarse steps in a trained net: who keeps the accuracy",
-        f"antisymmetric nets on digits, span {LONG:g}, shared weights, trained with {LAYERS} rk4 steps, then stepped with other "
-        f"schemes and step numbers; largest frequency w = |K|_2 = {omega:.2f}, mean of {len(SEEDS)} seeds",
+        f"Antisymmetric nets on digits, span {LONG:g}, shared weights, trained with {LAYERS} rk4 steps, then stepped with other "
+        f"schemes and step numbers; largest frequency ω = |K|_2 = {omega:.2f}, mean of {len(SEEDS)} seeds",
         f"a scheme inside its interval loses at most {100 * KEEPS:.0f} points, one outside at least {100 * LOSES:.0f}",
         rows,
         Figure("steps N over the same span", "test accuracy %", curves, limits, log_y=False),
     )
 
 
-def _duel(found: dict[str, dict[int, list[float]]], n: int, omega: float, whole: float, holds: Sequence[str]) -> Finding:
+def _duel(
+    found: dict[str, dict[int, list[float]]], n: int, omega: float, whole: float, holds: Sequence[str]
+) -> Finding:
     """At N = n steps: those in `holds` keep the accuracy, the others lose it; with the paired difference of the two."""
     loses = [s for s in SCHEMES if s not in holds]
     scores = {s: _mean(found[s][n]) for s in SCHEMES}
     kept = all(scores[s] >= whole - KEEPS for s in holds) and all(scores[s] <= whole - LOSES for s in loses)
     best, next_best = holds[-1], max(loses, key=scores.__getitem__)
-    rows = [{"net": s, "integrator": "", "seed": i, "accuracy": a} for s in (best, next_best) for i, a in zip(SEEDS, found[s][n])]
+    rows = [
+        {"net": s, "integrator": "", "seed": i, "accuracy": a}
+        for s in (best, next_best)
+        for i, a in zip(SEEDS, found[s][n])
+    ]
     d = statistics.differences(rows, f"{next_best}/")[0]
-    interval = f"{best} - {next_best} = {100 * (d.mean or 0):.0f} [{100 * (d.low or 0):.0f}, {100 * (d.high or 0):.0f}] points"
+    interval = (
+        f"{best} - {next_best} = {100 * (d.mean or 0):.0f} [{100 * (d.low or 0):.0f}, {100 * (d.high or 0):.0f}] points"
+    )
     return Finding(
-        f"trained antisymmetric net, {n} steps, h w = {LONG * omega / n:.2g}",
+        f"trained antisymmetric net, {n} steps, h ω = {LONG * omega / n:.2g}",
         f"{' and '.join(holds)} keep{'s' if len(holds) == 1 else ''} {100 * whole:.0f} %, {' and '.join(loses)} "
         f"lose{'s' if len(loses) == 1 else ''} it",
         ", ".join(f"{s} {100 * scores[s]:.0f} %" for s in reversed(SCHEMES)) + f"; {interval}",
@@ -138,13 +147,15 @@ def noise(tell: Tell) -> Case:
     levels = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
     for name, nets in kinds.items():
         rows += [_input_noise(name, nets), _weight_noise(name, nets)]
-        curves.append(Series(name, levels, [100 * _mean([_accuracy(n, s, e) for s, n in zip(SEEDS, nets)]) for e in levels]))
+        curves.append(
+            Series(name, levels, [100 * _mean([_accuracy(n, s, e) for s, n in zip(SEEDS, nets)]) for e in levels])
+        )
     tell(1.0)
     return Case(
         "Input and weight noise in trained nets",
-        f"nets on digits, span {SHORT:g}, {LAYERS} steps, shared weights; bounds from the logarithmic norm mu of df/dy along "
-        "the trajectories, |dy(T)/dy(0)| <= exp(integral of mu); for parabolic layers with h |K|^2 <= 2 it is 1",
-        "no sample exceeds its bound (the integral of mu is taken with the left-point rule: 2 % are granted)",
+        f"Nets on digits, span {SHORT:g}, {LAYERS} steps, shared weights; bounds from the logarithmic norm μ of df/dy along "
+        "the trajectories, |dy(T)/dy(0)| ≤ exp ∫μ; for parabolic layers with h|K|² ≤ 2 it is 1",
+        "no sample exceeds its bound (∫μ is taken with the left-point rule: 2 % are granted)",
         rows,
         Figure("standard deviation of input noise", "test accuracy %", curves, {}, log_x=False, log_y=False),
     )
@@ -157,10 +168,10 @@ def _input_noise(name: str, nets: Sequence[Chain]) -> Finding:
         found = stability.report(net, x, points=8, layers=LAYERS)
         bounds.append(1.0 if found.metrics["proved_nonexpansive"] else found.metrics["lognorm_bound"])
         seen.append(found.metrics["singular_max"])
-    proof = "h|K|^2 <= 2" if all(b == 1.0 for b in bounds) else "exp of the integral of mu"
+    proof = "h|K|² ≤ 2" if all(b == 1.0 for b in bounds) else "exp ∫μ"
     return Finding(
         f"{name}: growth of input noise, worst direction",
-        f"<= {number(max(bounds))} ({proof})",
+        f"≤ {number(max(bounds))} ({proof})",
         f"{number(max(seen))}",
         all(s <= 1.02 * b for s, b in zip(seen, bounds)),
     )
@@ -176,7 +187,7 @@ def _weight_noise(name: str, nets: Sequence[Chain], level: float = 0.05) -> Find
         ratios.append(float((deviation / bound).max()))
     return Finding(
         f"{name}: change of y_N by {100 * level:.0f} % weight noise",
-        f"<= {number(max(bounds))} on average",
+        f"≤ {number(max(bounds))} on average",
         f"{number(max(moved))} on average, at most {number(max(ratios))} of its bound",
         max(ratios) <= 1.02,
     )

@@ -1,0 +1,254 @@
+"""The command `odenet`: the same words as in Python. torch is imported by the commands that need it, not by --help."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import BadInput, NotBuiltYet, OdenetError, UnknownName
+from .experiment.spec import Experiment
+
+HELP = """\
+usage: odenet COMMAND ...
+
+Networks as discretised differential equations: swap schemes, compare architectures.
+
+  list KIND          names of integrators, nets, fields, pdes, data, methods
+  show NAME          facts about one of them
+  compare            train nets under integrators and compare them: table, figures, report
+  stability RUN      stability reports of the nets that a run has saved
+  report RUN         tables, figures and report.html of a run, written again
+  pde, check, papers, resume     are not built in this version
+
+odenet COMMAND --help tells the words of a command.
+"""
+
+Kind = Literal["integrators", "nets", "fields", "pdes", "data", "methods"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0, or 2 after one sentence on the error stream for what cannot be right."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(given)
+    except OdenetError as problem:
+        print(f"odenet: {problem}", file=sys.stderr)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as problem:
+        print(f"odenet: {problem.filename or 'a file'}: {problem.strerror}.", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("odenet: stopped; what was finished is kept, go on with --resume.", file=sys.stderr)
+        return 130
+    return 2
+
+
+def _run(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if given[0] == "--version":
+        from . import __version__
+
+        print(f"odenet {__version__}")
+        return 0
+    name, rest = given[0], given[1:]
+    if name in ABSENT:
+        raise NotBuiltYet(ABSENT[name])
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, [*COMMANDS, *ABSENT], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(COMMANDS)}."
+        raise UnknownName(f"there is no command {name!r}; {hint}")
+    return _parsed(name, rest)
+
+
+def _parsed(name: str, rest: list[str]) -> int:
+    """Carry out a command; what tyro cannot parse becomes one sentence."""
+    import contextlib
+    import io
+
+    import tyro
+
+    command = _compare_from(rest) if name == "compare" else COMMANDS[name]
+    complaints = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaints):
+            call = tyro.cli(
+                _deferred(command),
+                args=rest,
+                prog=f"odenet {name}",
+                description=(command.__doc__ or "").split("\n\n")[0],
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as end:
+        if not end.code:
+            return 0
+        raise BadInput(f"{_sentence(complaints.getvalue())} See odenet {name} --help.") from None
+    call()
+    return 0
+
+
+def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """The command with its arguments bound: parsing and running are kept apart."""
+    import functools
+
+    @functools.wraps(command)
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return lambda: command(*args, **kwargs)
+
+    return bind
+
+
+def _sentence(boxed: str) -> str:
+    """The first line inside tyro's box, and its suggestion."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()]
+    lines = [line for line in lines if line]
+    said = next((line for line in lines[1:] if line), "the words cannot be read")
+    meant = next((lines[i + 1] for i, line in enumerate(lines[:-1]) if line.startswith("Perhaps you meant")), "")
+    return f"{said.rstrip('.')}" + (f"; did you mean {meant}?" if meant else ".")
+
+
+# ------------------------------------------------------------------------------------------------------ commands
+
+
+def list_(kind: Kind, /) -> None:
+    """Names of one kind, one a line."""
+    for name in _registry(kind).names():
+        print(name)
+
+
+def show(name: str, /) -> None:
+    """What is known about an integrator, net, field, data set or training method."""
+    found = [(kind, _registry(kind).get(name)) for kind in KINDS if name in _registry(kind).names()]
+    if not found:
+        near = difflib.get_close_matches(name, sorted({n for kind in KINDS for n in _registry(kind).names()}), n=3)
+        hint = (
+            f"did you mean {' or '.join(map(repr, near))}?" if near else "odenet list integrators shows some that are."
+        )
+        raise UnknownName(f"nothing is called {name!r}; {hint}")
+    print("\n\n".join(_described(kind, name, entry) for kind, entry in found))
+
+
+def _compare_from(rest: Sequence[str]) -> Callable[..., None]:
+    """The command `compare` with the values of --config, if given, as its defaults."""
+    given = Experiment.read(path) if (path := _value(rest, "--config")) else Experiment()
+
+    def compare(experiment: Experiment = given, *, config: str = "", resume: bool = False) -> None:
+        """Train nets under integrators with the same search and the same seeds for all, and compare them.
+
+        Args:
+            experiment: what is compared.
+            config: A .toml or .json file with these entries; flags win over it.
+            resume: Finish the run folder of this very experiment.
+        """
+        from .experiment.compare import compare as run
+
+        results = run(experiment, resume=resume)
+        results.table()
+        assert results.folder is not None
+        results.save(results.folder)
+        print(f"\n{results.folder / 'report.html'}")
+
+    return compare
+
+
+def _value(words: Sequence[str], flag: str) -> str:
+    """The value of --flag VALUE or --flag=VALUE; "" if absent."""
+    for i, word in enumerate(words):
+        if word == flag and i + 1 < len(words):
+            return words[i + 1]
+        if word.startswith(flag + "="):
+            return word.removeprefix(flag + "=")
+    return ""
+
+
+def stability(run: Path, /) -> None:
+    """Stability reports of the nets that a run has saved, into RUN/stability."""
+    from .experiment.inspect import inspect_run
+
+    inspect_run(run)
+
+
+def report(run: Path, /) -> None:
+    """Tables, figures and report.html of a run, written again from its results."""
+    from .experiment.compare import Results
+
+    results = Results.read(run)
+    results.table()
+    results.save(run)
+    print(f"\n{run / 'report.html'}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "list": list_,
+    "show": show,
+    "compare": _compare_from(()),
+    "stability": stability,
+    "report": report,
+}
+ABSENT = {
+    "pde": "PDE problems are not built in this version; this release swaps integrators and compares architectures.",
+    "check": "the conformance kit is not built in this version; registering an integrator checks its claims already.",
+    "papers": "paper reproductions are not built in this version.",
+    "resume": 'training runs cannot be resumed in this version; a comparison can: "odenet compare ... --name NAME --resume".',
+}
+KINDS: tuple[Kind, ...] = ("integrators", "nets", "fields", "data", "methods")
+
+
+# --------------------------------------------------------------------------------------------------- what there is
+
+
+def _registry(kind: str) -> Any:
+    if kind == "methods":
+        from . import train
+
+        return train.METHODS
+    from importlib import import_module
+
+    return import_module(f"odenet.{'pde' if kind == 'pdes' else kind}")
+
+
+def _described(kind: str, name: str, entry: Any) -> str:
+    """`name: value` lines for one entry."""
+    lines = [f"{name} ({kind.removesuffix('s') if kind != 'data' else 'data set'})"]
+    if kind == "integrators":
+        lines += _integrator(entry)
+    else:
+        about = (entry.__doc__ or getattr(entry, "when", "") or "").strip()
+        lines += [f"  {line.strip()}" for line in about.splitlines()]
+    for word in ("when", "cite", "takes", "integrators"):
+        value = getattr(entry, word, None)
+        if value and isinstance(value, str | tuple):
+            lines.append(f"  {word + ':':13}{value if isinstance(value, str) else ', '.join(value)}")
+    return "\n".join(lines)
+
+
+def _integrator(entry: Any) -> list[str]:
+    facts = entry.facts
+    words = {
+        "order": entry.order,
+        "stages": entry.stages,
+        "needs": ", ".join(sorted(entry.needs)) or "any field",
+        "kind": ", ".join(w for w in ("adaptive", "symplectic", "reversible", "implicit") if getattr(entry, w))
+        or "explicit",
+        "stable for": _stable(facts),
+        "contractive": ""
+        if facts.contractivity_radius is None
+        else f"h L <= {2 * facts.contractivity_radius:.4g} on monotone fields",
+        "error": "" if facts.error_constant is None else f"{facts.error_constant:.4g} h^{entry.order + 1}",
+    }
+    return [f"  {k + ':':13}{v}" for k, v in words.items() if v != ""]
+
+
+def _stable(facts: Any) -> str:
+    parts = []
+    if facts.real_interval:
+        parts.append(f"h lambda >= -{facts.real_interval:.4g} (damping)")
+    if facts.imag_interval is not None:
+        parts.append(f"h omega <= {facts.imag_interval:.4g} (oscillation)" if facts.imag_interval else "no oscillation")
+    return ", ".join(parts)
