@@ -105,12 +105,13 @@ def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]
 
 
 def _sentence(boxed: str) -> str:
-    """The first line inside tyro's box, and its suggestion."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()]
-    lines = [line for line in lines if line]
-    said = next((line for line in lines[1:] if line), "the words cannot be read")
-    meant = next((lines[i + 1] for i, line in enumerate(lines[:-1]) if line.startswith("Perhaps you meant")), "")
-    return f"{said.rstrip('.')}" + (f"; did you mean {meant}?" if meant else ".")
+    """What tyro says in its box, up to the first rule, and its suggestion, as one line."""
+    inside = [line.strip("│ ") for line in boxed.splitlines() if line.startswith("│")]
+    rules = [i for i, line in enumerate(inside) if line.startswith("──")]
+    said = " ".join(inside[: rules[0] if rules else None]).strip(" .:") or "the words cannot be read"
+    said = said.removeprefix("Error parsing experiment: ")
+    meant = [inside[i + 1] for i, line in enumerate(inside[:-1]) if line.startswith("Perhaps you meant")]
+    return f"{said}; did you mean {meant[0]}?" if meant else f"{said}."
 
 
 # ------------------------------------------------------------------------------------------------------ commands

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-import odenet.nets.baselines  # noqa: F401 - registers
+import odenet.nets.baselines
 import odenet.nets.zoo  # noqa: F401 - registers
 from odenet import fields
 from odenet.errors import BadInput
@@ -117,6 +117,8 @@ def test_a_sequential_with_a_flow_inside_is_analysed_like_a_chain():
     flow = Flow(fields.Free(6), steps=3)
     a, b = report(nn.Sequential(nn.Identity(), flow), X, **QUICK), report(Chain(nn.Identity(), flow), X, **QUICK)
     assert a.to_dict() == b.to_dict() and a.to_dict()["h"] == pytest.approx(1 / 3)
+    nested = report(nn.Sequential(Chain(nn.Identity(), flow), nn.Sequential(nn.Identity())), X, **QUICK)
+    assert nested.to_dict() == a.to_dict()
 
 
 def test_a_function_that_holds_single_precision_tensors_is_analysed_in_single_precision():

@@ -144,6 +144,16 @@ def test_no_proof_against_time_across_transfers_or_for_large_images():
     assert report(images, torch.randn(2, 1, 5, 5)).to_dict()["proved_nonexpansive"] == 1
 
 
+def test_adaptive_steps_and_stencils_beyond_the_grid_prove_nothing():
+    K = fields.SpectralCap(0.5)
+    flow = Flow(fields.Parabolic(2, constraint=K), "bosh3", steps=2)
+    assert flow.adaptive and report(flow, X).to_dict()["proved_nonexpansive"] == 0
+    assert report(flow.with_integrator("bosh3", steps=2), X).to_dict()["proved_nonexpansive"] == 1
+    for size, proved in ((30, 1), (31, 0)):  # a 3-stencil on a periodic grid of 32 points
+        signal = Flow(fields.Parabolic(1, map="conv1d", constraint=K), steps=1)
+        assert report(signal, torch.randn(2, 1, size)).to_dict()["proved_nonexpansive"] == proved
+
+
 def test_a_non_expansive_exact_flow_does_not_prove_its_discretisation():
     rep = report(parabolic(2.05), X)
     assert rep.verdict.standing == "measured" and "exact flow is non-expansive (proved)" in rep.verdict.sentence

@@ -36,7 +36,7 @@ def test_she_registers_her_scheme_in_three_lines_and_finds_it_everywhere(
         data="moons", nets=["resnet"], integrators=["euler", "my_ssprk3"], seeds=2, width=8, steps=2,
         train_steps=20, lr=(1e-2,), spans=(1.0,), theory=False, workers=1,
     )  # fmt: skip
-    assert "my_ssprk3" in results.table() and "my_ssprk3" in results.to_latex()
+    assert "my_ssprk3" in results.table() and r"my\_ssprk3" in results.to_latex()
     folder = tmp_path / "run"
     results.save(folder)
     assert "my_ssprk3" in (folder / "report.html").read_text()
@@ -51,16 +51,16 @@ def test_a_misprint_in_her_tableau_is_refused() -> None:
 
 @pytest.mark.usefixtures("double")
 def test_her_order_table_on_the_kepler_problem() -> None:
-    field, y0, t = on.fields.Kepler(), on.fields.Kepler.start(0.3), [0.0, 1.0]
+    field, y0, t = on.fields.Kepler(), on.fields.Kepler.start(0.3), [0.0, 3.0]
     table = {}
     for name in ("symplectic_euler", "verlet", "yoshida4", "ssprk3", "rk4", "dopri5"):
         errors = []
-        for steps in (64, 128):
+        for steps in (128, 256):
             y = on.solve(field, y0, t, integrator=name, steps=steps).y[-1]
-            errors.append(float((y - field.exact(1.0, y0)).norm()))
+            errors.append(float((y - field.exact(3.0, y0)).norm()))
         table[name] = math.log2(errors[0] / errors[1])
     for name, observed in table.items():
-        assert observed == pytest.approx(on.integrators.get(name).order, abs=0.15), name
+        assert observed == pytest.approx(on.integrators.get(name).order, abs=0.1), name
 
 
 @pytest.mark.usefixtures("double")

@@ -40,10 +40,10 @@ def test_an_impossible_pair_tells_what_to_write_instead_and_that_works() -> None
 
 
 def test_an_own_module_becomes_a_flow_in_one_line() -> None:
-    block = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
-    net = torch.nn.Sequential(torch.nn.Linear(2, 3), on.Flow(block, "dopri5", depth="shared"), torch.nn.Linear(3, 2))
-    fit = on.fit(net, "circles", steps=100, lr=1e-2)
-    assert fit.score["accuracy"] > 0.9
+    block = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 8))
+    net = torch.nn.Sequential(torch.nn.Linear(2, 8), on.Flow(block, "dopri5", depth="shared"), torch.nn.Linear(8, 2))
+    fit = on.fit(net, on.data.load("circles", noise=0.03), steps=200, lr=1e-2)
+    assert fit.score["accuracy"] > 0.95
 
 
 def test_the_weights_are_smooth_in_depth_when_asked() -> None:
@@ -51,4 +51,5 @@ def test_the_weights_are_smooth_in_depth_when_asked() -> None:
     smooth = on.nets.resnet(2, 2, width=8, steps=8)
     on.fit(rough, "moons", steps=60, lr=1e-2)
     on.fit(smooth, "moons", steps=60, lr=1e-2, penalty={"h1": 1e-2})
-    assert float(smooth.parts[1].penalty("h1")) < 0.7 * float(rough.parts[1].penalty("h1"))
+    with torch.no_grad():
+        assert smooth.parts[1].penalty("h1") < 0.7 * rough.parts[1].penalty("h1")

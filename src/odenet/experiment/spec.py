@@ -48,7 +48,7 @@ class Experiment:
     """Width of the state."""
     steps: int = 16
     """Steps over the depth, each with weights of its own."""
-    lr: tuple[float, ...] = (3e-3, 1e-2)
+    lr: tuple[float, ...] = (5e-3, 2e-2)
     """Learning rates searched."""
     spans: tuple[float, ...] = (1.0, 4.0)
     """Depths T searched, h = T/steps; baselines have none."""

@@ -96,7 +96,7 @@ class Conv(LinearMap):
     def __post_init__(self) -> None:
         if self.kernel % 2 == 0 or self.dims not in (1, 2):
             raise BadInput(
-                f"Conv got kernel={self.kernel}, dims={self.dims}; use an odd kernel, which keeps the size, and dims 1 or 2."
+                f"Conv got kernel={self.kernel}, dims={self.dims}; use an odd kernel (it keeps the size), dims 1 or 2."
             )
 
     @property

@@ -107,4 +107,5 @@ def _takes_time(f: Callable[..., Tensor]) -> bool:
         return True
     if len(required) == 1:
         return False
-    raise BadInput(f"a right-hand side is f(t, y) or f(y), but {f!r} has {len(required)} required arguments.")
+    what = type(f).__name__ if isinstance(f, nn.Module) else repr(f)
+    raise BadInput(f"a right-hand side is f(t, y) or f(y), but {what} has {len(required)} required arguments.")

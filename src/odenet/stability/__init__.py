@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from .energy import energy_along, energy_drift
 from .region import Region, inside, largest_step, stability_region
-from .report import Report, Table, predict, report
+from .report import Report, predict, report
 from .robustness import exchange, exchange_matrix, input_noise, perturbation_growth, weight_noise
 from .sensitivity import Activity, Sensitivity, activity, gradient_norms, input_jacobian, sensitivity
 from .spectrum import LayerSpectrum, lognorm_integral, spectra
+from .tables import Table
 from .unroll import Unrolled, jacobian, unroll
 from .verdict import BOUNDED, VANISHING, Verdict
 

@@ -16,7 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
     from .region import Region
-    from .report import Report, Table
+    from .report import Report
+    from .tables import Table
 
 INK, MUTED, BLUE, ORANGE, RED = "#1f2933", "#7b8794", "#2f6db5", "#d9822b", "#c23030"
 SHADE = "#dce8f5"

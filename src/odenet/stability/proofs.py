@@ -13,27 +13,35 @@ import math
 
 import torch
 
+from ..fields import Field
 from ..integrators import SymplecticSplitting
 from .unroll import Interval, Unrolled
 
-# the bound of a convolution's norm is computed on a periodic grid of this size and holds up to there
-_LARGEST_IMAGE = 30
+# a convolution's norm is bounded on a periodic grid with this many points a side
+_GRID = 32
 
 
 def contractive_step(interval: Interval, image: tuple[int, ...] = ()) -> float:
-    """Largest h for which a step of this interval is non-expansive for every input: 2 r/c; 0 where nothing is
-    proved.
+    """Largest h for which a step is non-expansive for every input: 2 r/c; 0 where nothing is proved.
 
-    image: sizes of the space axes of the state. The bound c is taken at both ends of the interval, which
-    covers weights that are constant or linear in between, because it is convex in them.
+    image: sizes of the space axes of the state. The bound c is taken at both ends of the interval, which covers weights
+    that are constant or linear in between, because it is convex in them. Adaptive steps depend on the input, so two
+    solutions do not share them and nothing is proved.
     """
-    field, radius = interval.flow.march.field, interval.flow.integrator.facts.contractivity_radius
-    if not {"monotone", "lipschitz"} <= field.offers or not radius or max(image, default=0) > _LARGEST_IMAGE:
+    flow = interval.flow
+    field, radius = flow.march.field, flow.integrator.facts.contractivity_radius
+    if not {"monotone", "lipschitz"} <= field.offers or not radius or flow.adaptive or not _bounded_on(field, image):
         return 0.0
     with torch.no_grad():
         ends = (interval.t, interval.t + interval.width)
         c = max(float(field.lipschitz_bound(interval.rhs.weights(t))) for t in ends)  # type: ignore[operator]
     return 2.0 * radius / c if c > 0 else math.inf
+
+
+def _bounded_on(field: Field, image: tuple[int, ...]) -> bool:
+    """Whether lipschitz_bound holds for images of this size: zero-padded stencils fit into the periodic grid."""
+    kernel = getattr(getattr(getattr(field, "unit", None), "map", None), "kernel", 1)
+    return kernel == 1 or max(image, default=1) + kernel - 1 <= _GRID
 
 
 def contractive_limit(unrolled: Unrolled) -> float | None:
@@ -63,19 +71,22 @@ def nonvanishing(unrolled: Unrolled) -> bool:
     )
 
 
-def lognorm_proof(unrolled: Unrolled) -> float | None:
-    """Sum of (t_{n+1} - t_n) times the field's own bound of its logarithmic norm; None where a field offers
-    none.
+def exact_nonexpansive(unrolled: Unrolled) -> bool:
+    """Whether the EXACT flow is proved non-expansive; it says nothing about a method whose steps are too long.
 
-    Not above 0: the EXACT flow is non-expansive; it says nothing about a method with steps that are too long.
-    Taken at the start of every interval.
+    Every field is monotone, or bounds its logarithmic norm and the bounds, times the widths of the intervals, add up to
+    no more than 0 (for weights that are constant in every interval).
     """
     total = 0.0
     for layer in unrolled.layers:
         interval = layer.interval
-        if interval is None or "lognorm" not in interval.flow.march.field.offers or interval.width < 0:
-            return None
+        if interval is None or interval.width < 0:
+            return False
+        field, depths = interval.flow.march.field, interval.flow.march.depths
+        if "monotone" in field.offers:
+            continue
+        if "lognorm" not in field.offers or not all(d.constant for d in depths.values()):
+            return False
         with torch.no_grad():
-            bound = interval.flow.march.field.lognorm_bound(interval.rhs.weights(interval.t))  # type: ignore[operator]
-        total += interval.width * float(bound)
-    return total
+            total += interval.width * float(field.lognorm_bound(interval.rhs.weights(interval.t)))  # type: ignore[operator]
+    return total <= 0.0

@@ -54,10 +54,8 @@ def stability_region(
         raise BadInput(
             f"a box is (re_min, re_max, im_min, im_max) with two points a side or more, got {box}, {points}."
         )
-    re, im = (
-        torch.linspace(a, b, points, dtype=torch.float64),
-        torch.linspace(c, d, points, dtype=torch.float64),
-    )
+    re = torch.linspace(a, b, points, dtype=torch.float64)
+    im = torch.linspace(c, d, points, dtype=torch.float64)
     for axis in (re, im):  # regions of separable methods are a piece of the imaginary axis
         nearest = int(axis.abs().argmin())
         if 0 < nearest < points - 1:
@@ -82,100 +80,92 @@ def in_pairs(integrator: Integrator) -> bool:
 
 
 def growing(integrator: Any, z: Tensor, tolerance: float = NEUTRAL) -> Tensor:
-    """Whether the exact flow itself amplifies the mode over one step, Re z > tolerance; no step size removes
-    that."""
+    """Whether the exact flow itself amplifies the mode over one step, Re z > tolerance; no step size cures that."""
     real = z.real.abs() if in_pairs(integrators.resolve(integrator)) else z.real
     return real > tolerance
 
 
-def largest_step(integrator: Any, eigenvalues: Tensor, backwards: bool = False) -> float:
+def largest_step(
+    integrator: Any, eigenvalues: Tensor, backwards: bool = False, coef: Mapping[str, float] | None = None
+) -> float:
     """Largest h with |amplification(s lambda)| <= 1 for every eigenvalue and every 0 < s <= h.
 
-    eigenvalues: complex, any shape, of the field's Jacobian (1/time); those that grow in the exact flow (real
-    part above 1e-9 of the largest modulus) are left out, as no step can help them
-    backwards: the flow runs against time, so the eigenvalues count with the other sign
-    inf where nothing limits h (nothing but zeros, or a method without a boundary up to |z| = 1000); 0 where
-    no step will do. Choose it to predict the depth that a network needs. Learned coefficients take their
-    initial mean.
+    eigenvalues:  complex, any shape, of the field's Jacobian (1/time); those that grow in the exact flow (real part
+                  above 1e-6 of the largest modulus) are left out, as no step can help them
+    backwards:    the flow runs against time, so the eigenvalues count with the other sign
+    coef:         learned coefficients (default: the mean of their initial distribution)
+    inf where nothing limits h (nothing but zeros, or a method without a boundary up to |z| = 1000), 0 where no step
+    will do. Choose it to predict the depth that a network needs.
     """
     method = integrators.resolve(integrator)
     modes = _decaying(method, -eigenvalues if backwards else eigenvalues)
     if modes.numel() == 0:
         return math.inf
-    table = _reach_table(method)
+    given = tuple(sorted((coef or {}).items()))
+    table = _reach_table(method, given)
     rough = _interpolate(table, modes) / modes.abs()
     worst = modes[torch.topk(-rough, min(_CANDIDATES, len(rough))).indices]
-    return float((reach(method, worst / worst.abs()) / worst.abs()).min())
+    return float((reach(method, worst / worst.abs(), dict(given)) / worst.abs()).min())
 
 
 def _decaying(method: Integrator, eigenvalues: Tensor) -> Tensor:
-    """The modes that do not grow in the exact flow, in the upper left quadrant, rounding on the axis
-    removed."""
+    """The modes that do not grow in the exact flow, in the upper left quadrant, rounding on the axis removed."""
     modes = eigenvalues.detach().to("cpu", torch.complex128).flatten()
     modes = torch.complex(modes.real.abs() if in_pairs(method) else modes.real, modes.imag.abs())
     top = float(modes.abs().max()) if modes.numel() else 0.0
-    modes = modes[(modes.real <= _SHARP * top) & (modes.abs() > 1e-12 * top)]
+    modes = modes[(modes.real <= NEUTRAL * top) & (modes.abs() > 1e-12 * top)]
     real = modes.real.clamp(max=0.0)
     on_axis = real.abs() <= _SHARP * modes.abs()
     return torch.complex(torch.where(on_axis, torch.zeros_like(real), real), modes.imag)
 
 
-def reach(method: Integrator, directions: Tensor) -> Tensor:
-    """How far the region extends from 0 along unit complex numbers (M,), up to 1000, else inf: the first
-    exit.
+def reach(method: Integrator, directions: Tensor, coef: Mapping[str, float] | None = None) -> Tensor:
+    """How far the region extends from 0 along unit complex numbers (M,), up to 1000, else inf: the first exit.
 
-    On the two axes the derived facts of the method are used where it has them, elsewhere a scan and 40
-    bisections.
+    On the two axes the derived facts of the method are used where it has them, elsewhere a scan and 40 bisections.
     """
-    found = first_exit(method, directions)
+    found = first_exit(method, directions, coef)
+    if coef:
+        return found
     facts = method.facts
-    for axis, fact in (
-        (directions.real == 0, facts.imag_interval),
-        (directions.imag == 0, facts.real_interval),
-    ):
+    for axis, fact in ((directions.real == 0, facts.imag_interval), (directions.imag == 0, facts.real_interval)):
         if fact is not None:
             found = torch.where(axis, torch.full_like(found, fact), found)
     return found
 
 
-def first_exit(method: Integrator, directions: Tensor) -> Tensor:
-    """The smallest u with |amplification(u d)| > 1 + 1e-9 u for unit directions d (M,), by scan and
-    bisection."""
+def first_exit(method: Integrator, directions: Tensor, coef: Mapping[str, float] | None = None) -> Tensor:
+    """The smallest u with |amplification(u d)| > 1 + 1e-9 u for unit directions d (M,), by scan and bisection."""
     low = 1e-3 if in_pairs(method) else 1e-6  # a double root at z = 0 is rounded to 1e-16/|z|
     count = math.ceil(math.log(_FARTHEST / low) / math.log(_RATIO))
     u = torch.logspace(math.log10(low), math.log10(_FARTHEST), count, dtype=torch.float64)
-    out = _escapes(method, u[:, None], directions[None, :])
+    out = _escapes(method, u[:, None], directions[None, :], coef)
     first = out.int().argmax(0)
     never = ~out.any(0)
     a, b = u[(first - 1).clamp(min=0)], u[first]
     for _ in range(40):
         middle = (a + b) / 2
-        escaped = _escapes(method, middle, directions)
+        escaped = _escapes(method, middle, directions, coef)
         a, b = torch.where(escaped, a, middle), torch.where(escaped, middle, b)
     limit = torch.where(first == 0, torch.zeros_like(a), a)
     return torch.where(never, torch.full_like(limit, math.inf), limit)
 
 
-def _escapes(method: Integrator, u: Tensor, directions: Tensor) -> Tensor:
-    return ~(method.amplification(u * directions).abs() <= 1.0 + _SHARP * u + _ROUNDING)
+def _escapes(method: Integrator, u: Tensor, directions: Tensor, coef: Mapping[str, float] | None) -> Tensor:
+    return ~(method.amplification(u * directions, coef or None).abs() <= 1.0 + _SHARP * u + _ROUNDING)
 
 
 # angles from the imaginary axis to the negative real one, crowded towards the former, where regions are thin
-_TILTS = torch.cat(
-    (
-        torch.zeros(1, dtype=torch.float64),
-        torch.logspace(-7, math.log10(math.pi / 2), 80, dtype=torch.float64),
-    )
-)
+_TILTS = torch.tensor([0.0, *torch.logspace(-7, math.log10(math.pi / 2), 80, dtype=torch.float64).tolist()]).double()
 
 
 @lru_cache(maxsize=64)
-def _reach_table(method: Integrator) -> Tensor:
+def _reach_table(method: Integrator, coef: tuple[tuple[str, float], ...]) -> Tensor:
     """reach at the angles pi/2 + tilt of `_TILTS`, infinity replaced by a large number."""
     real, imag = -torch.sin(_TILTS), torch.cos(_TILTS)
     imag[-1] = 0.0
     directions = torch.complex(real, imag)
-    return reach(method, directions).clamp(max=10 * _FARTHEST)
+    return reach(method, directions, dict(coef)).clamp(max=10 * _FARTHEST)
 
 
 def _interpolate(table: Tensor, modes: Tensor) -> Tensor:

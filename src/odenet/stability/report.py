@@ -6,7 +6,7 @@ import csv
 import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ..errors import BadInput
 from ..flow import Chain, Flow
 from ..integrators import Integrator
 from .energy import energy_drift
-from .proofs import contractive_limit, lognorm_proof, nonexpansive, nonvanishing
+from .proofs import contractive_limit, exact_nonexpansive, nonexpansive, nonvanishing
 from .region import Region, stability_region
 from .robustness import (
     accuracy,
@@ -40,18 +40,11 @@ from .sensitivity import (
     singular_values,
 )
 from .spectrum import LayerSpectrum, lognorm_integral, spectra, spectral_metrics
-from .unroll import Unrolled, affordable, in_double, name_of, unroll
+from .tables import Table, eigenvalue_table, exchange_table, layer_table
+from .unroll import BUDGET, Unrolled, affordable, in_evaluation, name_of, unroll
 from .verdict import Evidence, Verdict, judge
 
 _SAMPLES = 256  # for saturation and gradients, which need no Jacobian
-
-
-@dataclass(frozen=True)
-class Table:
-    """Data of a figure: column names and rows; an entry that does not exist is None."""
-
-    columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -86,8 +79,7 @@ class Report:
         return figures(self)
 
     def save(self, folder: str | Path) -> Path:
-        """report.json, a CSV for every table, and every figure as PNG and SVG, into `folder` (made if
-        missing)."""
+        """report.json, a CSV for every table, every figure as PNG and SVG, into `folder` (made if missing)."""
         from .plots import write
 
         folder = Path(folder)
@@ -128,39 +120,43 @@ def report(
     layers: int = 64,
     draws: int = 3,
     refine: Sequence[int] = (1, 2, 4),
+    quick: bool = False,
 ) -> Report:
     """Stability of a Flow, a Chain with flows, an nn.Sequential or a list of callables, at inputs x (B, ...).
 
     y:       class labels (B,), for the accuracy metrics
-    points:  samples at which Jacobians are taken, drawn with `seed` (fewer where they would not fit in
-             memory); 16 for a report to keep, 4 for a quick one
-    layers:  at most so many layers are analysed in the spectrum, evenly spread over depth
-    noise, draws:            levels relative to the spread of x and of each weight tensor, averaged over
-    `draws`
-    integrators, refine:     the same weights under these, with 1, 2, 4 steps per knot interval
+    points:  samples at which Jacobians are taken, drawn with `seed` (fewer where they would not fit in memory)
+    layers:  at most so many layers are analysed one by one, evenly spread over depth
+    noise:   levels relative to the spread of x and of each weight tensor, averaged over `draws`
+    integrators, refine:  the same weights are run under these, with 1, 2, 4 steps per knot interval
+    quick:   4 points at most (2 for 16 layers of width 128), one draw of the noise, one or two steps per interval: some three times faster
 
-    Metrics, maxima over layers and samples unless said otherwise; those that a model cannot have are absent:
-        amplification_max, inside_share, outside_share, growing_share    modes under the integrator; outside:
-            amplified though the exact flow damps them, growing: amplified by the exact flow too
-        h, h_stable, h_contractive      step, its limit from eigenvalues, its limit for a proof of
-        non-expansiveness spectral_abscissa, spectral_radius, lognorm_2, lognorm_1, lognorm_inf, henrici,
-        transient_gap    of df/dy lognorm_integral, lognorm_bound, lognorm_floor    of the exact flow:
-        |dy(T)/dy(0)| lies between floor and bound sensitivity_max, sensitivity_min    of |dy_N/dy_j|_2 over
-        j; singular_max, singular_min of dy_N/dy_0 transient_max, forward_random, forward_worst    growth of
-        perturbations of y_0 on the way and at the end perturbation_growth    the same on the way for a finite
-        random perturbation output_sensitivity     |d output/d input|_2, a lower bound of the network's
-        Lipschitz constant gradient_min, gradient_max, gradient_ratio    |dL/dtheta_n| over layers
-        saturated_share, dead_share    of activations (the worst layer)
-        energy_drift    relative, over 256 steps with the weights of the first layer
-        proved_nonexpansive, proved_nonvanishing    1 or 0
+    Metrics are maxima over layers and samples unless said otherwise; those that a model cannot have are absent.
+        amplification_max, inside_share    of all modes, under the integrator
+        outside_share, growing_share       modes amplified though the exact flow damps them; amplified by both
+        h, h_stable, h_contractive         step; its limit from eigenvalues; its limit for a proof
+        spectral_abscissa, spectral_radius, lognorm_2, lognorm_1, lognorm_inf, henrici, transient_gap    of df/dy
+        lognorm_integral, lognorm_bound, lognorm_floor    exact flow: floor <= |dy(T)/dy(0)| <= bound
+        sensitivity_max, sensitivity_min   largest and smallest |dy_N/dy_j|_2 over j
+        singular_max, singular_min         of dy_N/dy_0
+        transient_max, forward_worst       |dy_j/dy_0|_2 on the way, and at the end; forward_random: its mean square
+        perturbation_growth                on the way, of a finite random perturbation
+        output_sensitivity                 |d output/d input|_2, a lower bound of the network's Lipschitz constant
+        gradient_min, gradient_max, gradient_ratio    |dL/dtheta_n| over layers
+        saturated_share, dead_share        of the worst activation
+        energy_drift                       relative, over 256 steps with the weights of the first layer
+        proved_nonexpansive, proved_nonvanishing      1 or 0
         accuracy, accuracy_input_noise_*, accuracy_weight_noise_*, accuracy_<integrator>_x<factor>
-    Choose it to compare architectures or to find out why one does not train. Raises BadInput for x that is no
+    Choose it to compare architectures, or to find out why one does not train. Raises BadInput for x that is no
     batch of floating-point numbers, labels that are no whole numbers, or a model that is no row of layers.
     """
     labels = checked_labels(y, x)
     if points < 1 or layers < 2 or draws < 1:
         raise BadInput(f"points and draws are at least 1 and layers at least 2, got {points}, {draws}, {layers}.")
-    u = unroll(net, _drawn(x, affordable(net, x, points), seed))
+    if quick:
+        points, draws, refine = min(points, 4), 1, [k for k in refine if k <= 2]
+    budget = BUDGET // 32 if quick else BUDGET
+    u = unroll(net, _drawn(x, affordable(net, x, points, budget), seed))
     if labels is not None:
         check_scores(u.leave(u.states[-1][0]), labels)
     found, products = _analyse(u, layers)
@@ -171,26 +167,17 @@ def report(
     metrics |= _bounds(u, found) | _products(u, products, growth) | _training(gradients, seen)
     drift = energy_drift(u)
     metrics |= {} if drift is None else {"energy_drift": drift}
-    proved = {"proved_nonexpansive": int(nonexpansive(u)), "proved_nonvanishing": int(nonvanishing(u))}
-    exact = lognorm_proof(u)
-    verdict = judge(
-        Evidence(
-            u,
-            found,
-            products,
-            bool(proved["proved_nonexpansive"]),
-            bool(proved["proved_nonvanishing"]),
-            exact is not None and exact <= 0,
-        )
-    )
-    tables = {"layers": _layer_table(found, products, growth, gradients)}
-    tables |= {"eigenvalues": _eigenvalue_table(found)} if found else {}
+    contracts, survives = nonexpansive(u), nonvanishing(u)
+    verdict = judge(Evidence(u, found, products, contracts, survives, exact_nonexpansive(u)))
+    metrics |= {"proved_nonexpansive": int(contracts), "proved_nonvanishing": int(survives)}
+    tables = {"layers": layer_table(found, products, growth, gradients)}
+    tables |= {"eigenvalues": eigenvalue_table(found)} if found else {}
     if labels is not None:
         scores, noisy = _accuracy(net, x, labels, integrators, noise, seed, draws, refine)
         metrics |= scores
         tables |= noisy
     flow = found[0].interval.flow if found else None
-    return Report(verdict, metrics | proved, tables, name_of(flow) if flow else "", _frame(found) if found else None)
+    return Report(verdict, metrics, tables, name_of(flow) if flow else "", _frame(found) if found else None)
 
 
 def predict(net: Any, x: Tensor, *, points: int = 4, layers: int = 16, seed: int = 0) -> dict[str, float]:
@@ -204,8 +191,7 @@ def predict(net: Any, x: Tensor, *, points: int = 4, layers: int = 16, seed: int
     return spectral_metrics(found) | _bounds(u, found)
 
 
-# ---- parts
-# -----------------------------------------------------------------------------------------------------------
+# ---- parts ---------------------------------------------------------------------------------------------------------
 
 
 def _drawn(x: Tensor, count: int, seed: int) -> Tensor:
@@ -273,47 +259,6 @@ def _training(gradients: list[tuple[str, float]], seen: list[Activity]) -> dict[
     return out
 
 
-def _layer_table(
-    found: Sequence[LayerSpectrum], s: Sensitivity | None, growth: Tensor, gradients: list[tuple[str, float]]
-) -> Table:
-    columns = (
-        "layer", "t", "sensitivity_min", "sensitivity_mean", "sensitivity_max", "singular_min", "forward_max",
-        "perturbation_growth", "amplification_max", "lognorm_2", "lognorm_1", "lognorm_inf", "spectral_abscissa",
-        "henrici", "gradient_norm",
-    )  # fmt: skip
-    by_layer = {f.layer: f for f in found}
-    flows = [v for place, v in gradients if place.endswith("]")] or [v for _, v in gradients]
-    at = s.at if s is not None else sorted(by_layer)
-    rows = []
-    for i, n in enumerate(at):
-        back: list[float | None] = [None] * 5
-        if s is not None:
-            b = s.backward[i]
-            back = [float(v) for v in (b.min(), b.mean(), b.max(), s.smallest[i].min(), s.forward[i].max())]
-        f = by_layer.get(n)
-        of_field: list[float | None] = [None] * 6 if f is None else [
-            float(v.max()) for v in (f.growth, f.lognorm_2, f.lognorm_1, f.lognorm_inf, f.abscissa, f.henrici)
-        ]  # fmt: skip
-        own = flows[n] if n < len(flows) and len(flows) >= len(growth) - 1 else None
-        rows.append((n, f.interval.t if f else None, *back, float(growth[n + 1].max()), *of_field, own))
-    return Table(columns, rows)
-
-
-def _eigenvalue_table(found: Sequence[LayerSpectrum]) -> Table:
-    rows = []
-    for s in found:
-        for p in range(len(s.scaled)):
-            columns = (
-                s.scaled[p].real,
-                s.scaled[p].imag,
-                s.growth[p],
-                s.outside[p].int(),
-                s.expected[p].int(),
-            )
-            rows += [(s.layer, p, *values) for values in zip(*(c.tolist() for c in columns))]
-    return Table(("layer", "sample", "re", "im", "amplification", "outside", "grows"), rows)
-
-
 def _frame(found: Sequence[LayerSpectrum]) -> tuple[Integrator, tuple[float, float, float, float], Any]:
     """What `Report.region` draws: the first flow's integrator, learned coefficients at their mean."""
     z = torch.cat([s.scaled.flatten() for s in found])
@@ -341,13 +286,11 @@ def _accuracy(
     draws: int,
     refine: Sequence[int],
 ) -> tuple[dict[str, float], dict[str, Table]]:
-    single = in_double(net, x)[0] if not isinstance(net, nn.Module) else _twin(net)
-    model = single if isinstance(single, nn.Module) else _Row(single, x)
+    twin = in_evaluation(net)
+    model = twin if isinstance(twin, nn.Module) else _Row(twin)
     clean = accuracy(model, x, y)
-    of_input, of_weights = (
-        input_noise(model, x, y, noise, draws, seed),
-        weight_noise(model, x, y, noise, draws, seed),
-    )
+    of_input = input_noise(model, x, y, noise, draws, seed)
+    of_weights = weight_noise(model, x, y, noise, draws, seed)
     out = {"accuracy": clean}
     out |= {f"accuracy_input_noise_{level:g}": a for level, a in zip(noise, of_input)}
     out |= {f"accuracy_weight_noise_{level:g}": a for level, a in zip(noise, of_weights)}
@@ -358,31 +301,19 @@ def _accuracy(
         others = [i for i in integrators if title(i) != title(own)]
         swapped = exchange(model, x, y, [own, *others], refine)
         out |= {f"accuracy_{name}_x{factor}": a for (name, factor), a in swapped.items()}
-        tables["exchange"] = _exchange_table(swapped, refine)
+        tables["exchange"] = exchange_table(swapped, refine)
     return out, tables
-
-
-def _twin(net: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(net).eval()
 
 
 class _Row(nn.Module):
     """A list of callables as a module."""
 
-    def __init__(self, layers: Sequence[Any], like: Tensor) -> None:
+    def __init__(self, layers: Sequence[Any]) -> None:
         super().__init__()
-        self.kept = nn.ModuleList([m.to(like.dtype) for m in layers if isinstance(m, nn.Module)])
+        self.kept = nn.ModuleList([m for m in layers if isinstance(m, nn.Module)])
         self.layers = list(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             x = layer(x)
         return x
-
-
-def _exchange_table(found: Mapping[tuple[str, int], float], refine: Sequence[int]) -> Table:
-    names = list(dict.fromkeys(name for name, _ in found))
-    rows = [(name, *(found.get((name, factor)) for factor in refine)) for name in names]
-    return Table(("integrator", *(f"x{factor}" for factor in refine)), rows)

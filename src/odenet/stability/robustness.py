@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import BadInput, Incompatible, SolveFailed
 from ..flow import Chain, Flow
-from .unroll import Parts, Unrolled, flat
+from .unroll import Parts, Unrolled, flat, in_evaluation
 
 
 def checked_labels(y: Tensor | None, x: Tensor) -> Tensor | None:
@@ -58,7 +57,7 @@ def weight_noise(
 ) -> list[float]:
     """Mean accuracy over `draws` when every weight tensor w becomes w + level rms(w) N(0, I); `model` is not
     changed."""
-    twin = copy.deepcopy(model).eval()
+    twin = in_evaluation(model)
     own = [(p, p.detach().clone()) for p in twin.parameters()]
     found = []
     for level in levels:

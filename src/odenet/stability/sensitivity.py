@@ -47,14 +47,12 @@ class Sensitivity:
 
     @property
     def random(self) -> float:
-        """Root mean square growth of a random perturbation of y_0: |dy_N/dy_0|_F/sqrt(D), the mean over
-        samples."""
+        """Root mean square growth of a random perturbation of y_0: |dy_N/dy_0|_F/sqrt(D), mean over samples."""
         return float((self.whole.norm(dim=(1, 2)) / self.whole.shape[-1] ** 0.5).mean())
 
 
 def sensitivity(unrolled: Unrolled, layers: int = 64) -> Sensitivity:
-    """All products, their norms at no more than `layers` evenly spread layers. Memory: one Jacobian per
-    layer."""
+    """All products, their norms at no more than `layers` evenly spread layers. Memory: one Jacobian per layer."""
     states, depth = unrolled.states, unrolled.depth
     sizes = [flat(state).shape[1] for state in states]
     own = [state[0][0].numel() for state in states]

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..flow import Flow
 from .region import NEUTRAL, growing, growth, largest_step
 from .unroll import Interval, Unrolled, jacobian
 
@@ -76,7 +75,7 @@ def field_jacobian(interval: Interval, y: Tensor) -> Tensor:
 
 
 def _spectrum(layer: int, interval: Interval, y: Tensor) -> LayerSpectrum:
-    F = field_jacobian(interval, y)
+    F = field_jacobian(interval, y).cpu()
     method = interval.flow.integrator
     J = _first_order(F) if "second_order" in method.needs else F
     eigenvalues = _eigenvalues(J)
@@ -161,13 +160,18 @@ def spectral_metrics(found: Sequence[LayerSpectrum]) -> dict[str, float]:
 def stable_step(found: Sequence[LayerSpectrum]) -> float:
     """Largest |h| for which no mode that decays in the exact flow leaves the region, over the given
     layers."""
-    flows: dict[int, tuple[Flow, list[Tensor]]] = {}
+    flows: dict[int, list[LayerSpectrum]] = {}
     for s in found:
-        flows.setdefault(id(s.interval.flow), (s.interval.flow, []))[1].append(s.eigenvalues.flatten())
-    return min(
-        (largest_step(f.integrator, torch.cat(v), f.span[1] < f.span[0]) for f, v in flows.values()),
-        default=math.inf,
-    )
+        flows.setdefault(id(s.interval.flow), []).append(s)
+    return min((_stable_step(mine) for mine in flows.values()), default=math.inf)
+
+
+def _stable_step(found: Sequence[LayerSpectrum]) -> float:
+    """The same for the layers of one flow; learned coefficients at their mean over the layers."""
+    flow = found[0].interval.flow
+    coef = {k: float(torch.stack([s.interval.coef[k] for s in found]).mean()) for k in found[0].interval.coef}
+    modes = torch.cat([s.eigenvalues.flatten() for s in found])
+    return largest_step(flow.integrator, modes, flow.span[1] < flow.span[0], coef)
 
 
 def exact_growth(found: Sequence[LayerSpectrum], depth: int) -> float:

@@ -90,38 +90,41 @@ def unroll(model: Any, x: Tensor) -> Unrolled:
         given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise BadInput(f"stability is measured on a batch of real floating-point inputs (B, ...), got {given}.")
     twin, x = in_double(model, x)
-    parts = [twin] if isinstance(twin, Flow) else list(twin.parts) if isinstance(twin, Chain) else layers_of(twin)
+    parts = row(twin)
     where = [i for i, part in enumerate(parts) if isinstance(part, Flow)]
     first, end = (where[0], where[-1] + 1) if where else (0, len(parts))
     with torch.no_grad():
         return _assemble(twin, x, parts[:first], parts[first:end], parts[end:])
 
 
+def row(model: Any) -> list[Any]:
+    """The parts of a model in order; Chains and nn.Sequentials inside it are opened too."""
+    if isinstance(model, Flow):
+        return [model]
+    parts = model.parts if isinstance(model, Chain) else layers_of(model)
+    return [q for p in parts for q in (row(p) if isinstance(p, Chain | nn.Sequential) else [p])]
+
+
 def in_double(model: Any, x: Tensor) -> tuple[Any, Tensor]:
-    """A copy of the model in evaluation mode and x, both in double precision unless the model's own tensors
-    refuse."""
-    single = copy.deepcopy(model) if isinstance(model, nn.Module) else _copies(model)
-    _to(single, None)
-    double = copy.deepcopy(single) if isinstance(model, nn.Module) else _copies(single)
-    _to(double, torch.float64)
+    """A copy of the model in evaluation mode and x, both in double precision unless the model's own tensors refuse."""
+    twin = in_evaluation(model, torch.float64)
     try:
         with torch.no_grad():
-            _forward(double, x[:1].double())
+            _forward(twin, x[:1].double())
     except RuntimeError:  # a function that captured tensors of single precision
-        return single, x
-    return double, x.double()
+        return in_evaluation(model), x
+    return twin, x.double()
 
 
-def _copies(model: Any) -> list[Any]:
-    return [copy.deepcopy(m) if isinstance(m, nn.Module) else m for m in layers_of(model)]
+def in_evaluation(model: Any, dtype: torch.dtype | None = None) -> Any:
+    """A copy of a module, or of the modules in a list of callables, in evaluation mode (and of another precision).
 
-
-def _to(model: Any, dtype: torch.dtype | None) -> None:
-    for module in [model] if isinstance(model, nn.Module) else model:
-        if isinstance(module, nn.Module):
-            module.eval()
-            if dtype is not None:
-                module.to(dtype)
+    Integrators are shared with the original: they are pure, and what is known about them is cached by identity.
+    """
+    if not isinstance(model, nn.Module):
+        return [in_evaluation(m, dtype) if isinstance(m, nn.Module) else m for m in layers_of(model)]
+    shared = {id(m.integrator): m.integrator for m in model.modules() if isinstance(m, Flow)}
+    return copy.deepcopy(model, dict(shared)).eval().to(dtype)
 
 
 def _forward(model: Any, x: Tensor) -> Any:
@@ -203,10 +206,10 @@ def name_of(flow: Flow) -> str:
     return flow.integrator.name or type(flow.integrator).__name__
 
 
-def affordable(model: Any, x: Tensor, points: int) -> int:
-    """How many of `points` samples keep all Jacobians within the memory budget; at least 1.
+def affordable(model: Any, x: Tensor, points: int, budget: int = BUDGET) -> int:
+    """How many of `points` samples keep all Jacobians together within `budget` entries; at least 1.
 
-    Raises BadInput where a single sample does not fit in eight times the budget.
+    Raises BadInput where a single sample takes more than 8 BUDGET (1 GB).
     """
     one = unroll(model, x[:1])
     sizes = [sum(part[0].numel() for part in state) for state in one.states]
@@ -216,7 +219,7 @@ def affordable(model: Any, x: Tensor, points: int) -> int:
             f"the Jacobians of {one.depth} layers with states of {max(sizes)} entries take {entries:,} numbers for one "
             "sample, which is too many to form; analyse a narrower or shallower net."
         )
-    return max(1, min(points, len(x), BUDGET // max(entries, 1)))
+    return max(1, min(points, len(x), budget // max(entries, 1)))
 
 
 def jacobian(run: Callable[[Parts], Parts], parts: Parts, rows: int) -> Tensor:

@@ -22,12 +22,10 @@ from .sensitivity import Sensitivity
 from .spectrum import LayerSpectrum, compounded, exact_growth, stable_step
 from .unroll import Unrolled, name_of
 
-# Growth of |dy_N/dy_j| or |dy_j/dy_0| that still counts as bounded: one decimal digit. A perturbation of the
-# size of pixel noise (1 %) stays below the size of the signal, and gradients of all layers suit one learning
-# rate.
+# Growth of |dy_N/dy_j| or |dy_j/dy_0| that still counts as bounded: one decimal digit. A perturbation of the size of
+# pixel noise (1 %) stays below the size of the signal, and gradients of all layers suit one learning rate.
 BOUNDED = 10.0
-# A gradient that loses three digits on its way is lost beside those of later layers under any one learning
-# rate.
+# A gradient that loses three digits on its way is lost beside those of later layers under any one learning rate.
 VANISHING = 1e-3
 
 # Products of amplifications outside the region: below the first not worth a sentence; from the second on the
@@ -43,8 +41,11 @@ _SEPARABLE = ("symplectic_euler", "verlet", "rk4")
 
 @dataclass(frozen=True)
 class Verdict:
-    """sentence, what it rests on, whether the network is stable (None: the evidence disagrees), the layer it
-    points to (counted from 0) and the remedy ("" where none is needed)."""
+    """sentence, what it rests on, whether the network is stable (None: the evidence disagrees), the layer it points to
+    (counted from 0) and the remedy ("" where none is needed).
+
+    About the state between opening and head; what these two do is in `output_sensitivity` alone.
+    """
 
     sentence: str
     standing: Standing
@@ -113,7 +114,7 @@ def _proved(e: Evidence) -> Verdict:
     fading, remedy, layer = _vanishing(e)
     return Verdict(
         f"Proved stable: the field is monotone and h lies within the contractivity limit of {name_of(interval.flow)} "
-        f"at every layer, so no perturbation grows, whatever the input{fading}.",
+        f"at every layer, so no perturbation of the state grows, whatever the input{fading}.",
         "proved",
         True,
         layer,
@@ -124,11 +125,7 @@ def _proved(e: Evidence) -> Verdict:
 def _vanishing(e: Evidence) -> tuple[str, str, int | None]:
     """A clause about gradients that vanish, or about the proof that they do not."""
     if e.nonvanishing:
-        return (
-            "; gradients cannot vanish (proved: every step has determinant 1, so |dy_N/dy_j| >= 1)",
-            "",
-            None,
-        )
+        return "; gradients cannot vanish (proved: every step has determinant 1, so |dy_N/dy_j| >= 1)", "", None
     assert e.products is not None
     low = e.products.backward.amin(1)
     i = int(low.argmin())
@@ -153,7 +150,8 @@ def _indicated(
         )
     )
     return Verdict(
-        f"Indicated {'unstable' if seen else 'instability'}: {_where(outside, top, len(e.spectra))}; {found}. Remedy: {remedy}.",
+        f"Indicated {'unstable' if seen else 'instability'}: {_where(outside, top, len(e.spectra))}; {found}. "
+        f"Remedy: {remedy}.",
         "indicated",
         False if seen else None,
         top.layer,
@@ -206,8 +204,10 @@ def _bounded(e: Evidence, outside: Sequence[LayerSpectrum], worst: tuple[float, 
     slow = ""
     if outside:
         top = max(outside, key=lambda s: s.worst)
-        remedy, layer = remedy or remedy_for(e.spectra), top.layer
-        slow = f"; {_where(outside, top, len(e.spectra))}, too little to matter at this depth, but it compounds: {remedy_for(e.spectra)}"
+        cure = remedy_for(e.spectra)
+        remedy, layer = remedy or cure, top.layer
+        where = _where(outside, top, len(e.spectra))
+        slow = f"; {where}, too little to matter at this depth, but it compounds: {cure}"
     exact = (
         "; the exact flow is non-expansive (proved), this discretisation need not be" if e.exact_nonexpansive else ""
     )
@@ -222,17 +222,14 @@ def _bounded(e: Evidence, outside: Sequence[LayerSpectrum], worst: tuple[float, 
 
 
 def remedy_for(spectra: Sequence[LayerSpectrum]) -> str:
-    """How to bring the modes inside: fewer h, in numbers, and a method that has them inside at the present
-    h."""
+    """How to bring the modes inside: a smaller h, in numbers, and a method that has them inside at the present h."""
     flow = spectra[0].interval.flow
     now, limit = max(abs(s.interval.h) for s in spectra), stable_step(spectra)
     ways = []
     if 0 < limit < now <= _MOST_REFINEMENT * limit:
         factor = math.ceil(now / limit * flow.substeps - 1e-9)
-        steps = flow.steps * factor
-        ways.append(
-            f"reduce h by {_up(now / limit)} (these weights: with_integrator({name_of(flow)!r}, steps={steps}))"
-        )
+        way = f" (these weights: with_integrator({flow.integrator.name!r}, steps={flow.steps * factor}))"
+        ways.append(f"reduce h by {_up(now / limit)}{way if flow.integrator.name else ''}")
     other = fitting(spectra)
     if other:
         ways.append(f"use {other}")
@@ -242,8 +239,7 @@ def remedy_for(spectra: Sequence[LayerSpectrum]) -> str:
 
 
 def fitting(spectra: Sequence[LayerSpectrum]) -> str:
-    """A method that the field suits and whose region holds all decaying modes at the present h; "" if none
-    does."""
+    """A method that the field suits and whose region holds all decaying modes at the present h; "" if none does."""
     flow = spectra[0].interval.flow
     for name in _SEPARABLE if "separable" in flow.march.field.offers else _OTHERS:
         if name != flow.integrator.name and _suits(flow, name) and _holds(name, spectra):
