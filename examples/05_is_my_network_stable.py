@@ -6,17 +6,17 @@ STEPS = 20 if os.environ.get("ODENET_SMOKE") else 150
 data = on.data.load("digits")
 
 
-def train_and_judge(integrator: str) -> on.nets.Chain:
+def judged(integrator: str) -> on.stability.Report:
     net = on.nets.antisymmetric(64, 10, width=32, steps=32, integrator=integrator, span=(0.0, 8.0), depth="shared")
     on.fit(net, data, steps=STEPS, lr=3e-3)
-    report = on.stability.report(net, data.x_test, data.y_test, points=8, refine=(1, 2), integrators=())
-    m = report.to_dict()
-    print(f"{integrator}: accuracy {m['accuracy']:.2f}, with half the step size "
-          f"{m[f'accuracy_{integrator}_x2']:.2f}")  # fmt: skip
+    report = on.stability.report(net, data.x_test, data.y_test, points=8, integrators=())
+    half = report.metrics[f"accuracy_{integrator}_x2"]
+    print(f"trained with {integrator}: accuracy {report.metrics['accuracy']:.2f}, with half the step size {half:.2f}")
     print(report.verdict)
     return report
 
 
-before = train_and_judge("euler")
-print("remedy:", before.verdict.remedy)
-after = train_and_judge("rk4")
+before = judged("euler")
+print("standing:", before.verdict.standing, "| stable:", before.verdict.stable, "| remedy:", before.verdict.remedy)
+after = judged("rk4")  # the remedy, followed
+print("standing:", after.verdict.standing, "| stable:", after.verdict.stable)

@@ -228,8 +228,9 @@ def compare(
 
         left = longest_first([u for u in todo if u["key"] not in done])
         execute(left, settled.workers or cores(), run.folder / "nets", keep, lambda u, f: bar.moved(u["key"], f))
-    facts = environment() | {"wall_seconds": round(time.perf_counter() - start, 1)}
-    facts |= {"n_test": len(load(settled.data, 0).x_test)}
+    facts = environment() | {"n_test": len(load(settled.data, 0).x_test)}
+    if len(left) == len(todo):
+        facts["wall_seconds"] = round(time.perf_counter() - start, 1)
     return gather(run, {u["key"]: done[u["key"]] for u in todo}, facts, notes, settled, owner)
 
 

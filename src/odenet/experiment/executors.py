@@ -24,6 +24,7 @@ Unit = dict[str, Any]
 Keep = Callable[[Unit, dict[str, Any]], None]  # called for every finished unit, one at a time
 Tell = Callable[[Unit, float], None]  # progress of a unit, from 0 to 1
 
+COMMAND = (sys.executable, "-m", "odenet.experiment.worker")
 TRIES = 2  # a unit whose worker died is tried once more: the cause may have been outside
 
 
@@ -176,7 +177,7 @@ class _Worker:
         home = str(Path(__file__).parents[2])
         path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "odenet.experiment.worker"],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.complaints,

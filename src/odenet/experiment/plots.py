@@ -200,23 +200,13 @@ def theory(name: str, case: Mapping[str, Any]) -> Drawing:
             ax.set_yscale("log")
         for label, x in figure["limits"].items():
             ax.axvline(x, color=INK, lw=1, ls=(0, (4, 3)))
-            ax.annotate(
-                label,
-                (x, 0.02),
-                xycoords=("data", "axes fraction"),
-                rotation=90,
-                fontsize=8.5,
-                ha="right",
-                va="bottom",
-                xytext=(-3, 0),
-                textcoords="offset points",
-                color=INK,
-            )
+            place = {"xycoords": ("data", "axes fraction"), "xytext": (0, 3), "textcoords": "offset points"}
+            ax.annotate(label, (x, 1.0), fontsize=8.5, ha="center", va="bottom", **place)
         ax.set(xlabel=figure["xlabel"], ylabel=figure["ylabel"])
         if figure["floor"] is not None:
-            ax.set_ylim(bottom=figure["floor"])
+            ax.set_ylim(figure["floor"], 1e3 * max(d["y"] for d in data))
         ax.grid(color=GRID, lw=0.8)
-        ax.legend(title="lines predicted, dots measured" if lines else None, title_fontsize=8.5, alignment="left")
+        ax.legend(title="lines predicted, dots measured" if lines else None, loc="best", title_fontsize=8.5, alignment="left")
         return canvas
 
     return Drawing(f"theory_{name}", case["title"] + ".", ("curve", "kind", "x", "y"), data, draw)

@@ -84,6 +84,7 @@ def headline(results: Results) -> list[str]:
     if rows:
         held = sum(bool(row["agrees"]) for row in rows)
         said.append(f"Where theory predicts the outcome, {held} of {len(rows)} predictions hold.")
+        said += [f"{row['case'].capitalize()}: {row['measurement']}." for row in rows if "points" in row["measurement"]]
     if results.failures:
         said.append(f"{len(results.failures)} units failed; they are listed below.")
     return said

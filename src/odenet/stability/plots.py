@@ -189,6 +189,7 @@ def noise(table: Table) -> Figure:
     figure, ax = _canvas(5.4, 3.6)
     ax.plot(level, of_input, color=BLUE, marker="o", lw=1.8, label="noise on inputs")
     ax.plot(level, of_weights, color=ORANGE, marker="s", lw=1.8, label="noise on weights")
+    ax.set_xticks(level)
     ax.set(xlabel="relative noise (%)", ylabel="accuracy (%)", ylim=(0, 104))
     ax.set_title("Accuracy under noise")
     ax.grid(axis="y", color="#e4e7eb", lw=0.6)

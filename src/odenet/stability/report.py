@@ -129,7 +129,7 @@ def report(
     layers:  at most so many layers are analysed one by one, evenly spread over depth
     noise:   levels relative to the spread of x and of each weight tensor, averaged over `draws`
     integrators, refine:  the same weights are run under these, with 1, 2, 4 steps per knot interval
-    quick:   4 points at most (2 for 16 layers of width 128), one draw of the noise, one or two steps per interval: some three times faster
+    quick:   4 points at most (2 for 16 layers of width 128), one draw of the noise, one or two steps per interval
 
     Metrics are maxima over layers and samples unless said otherwise; those that a model cannot have are absent.
         amplification_max, inside_share    of all modes, under the integrator
@@ -266,8 +266,9 @@ def _frame(found: Sequence[LayerSpectrum]) -> tuple[Integrator, tuple[float, flo
     left = min(-1.2, 1.15 * float(z.real.min()), -1.2 * _small(method.facts.real_interval))
     right = max(0.8, 1.2 * float(z.real.max()))
     up = max(1.4, 1.15 * float(z.imag.abs().max()), 1.2 * _small(method.facts.imag_interval))
-    wide = max(right - left, 2 * up * 0.9)
-    left, up = right - wide, max(up, wide / 3)
+    missing = max(2 * up * 0.9 - (right - left), 0.0) / 2  # neither too tall nor too flat to read
+    left, right = left - missing, right + missing
+    up = max(up, (right - left) / 3)
     coef = {k: torch.stack([s.interval.coef[k] for s in found]).mean() for k in found[0].interval.coef}
     return method, (left, right, -up, up), coef or None
 

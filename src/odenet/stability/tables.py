@@ -59,8 +59,13 @@ def eigenvalue_table(found: Sequence[LayerSpectrum]) -> Table:
                 s.outside[p].int(),
                 s.expected[p].int(),
             )
-            rows += [(s.layer, p, *values) for values in zip(*(c.tolist() for c in columns))]
+            rows += [(s.layer, p, *map(_short, values)) for values in zip(*(c.tolist() for c in columns))]
     return Table(("layer", "sample", "re", "im", "amplification", "outside", "grows"), rows)
+
+
+def _short(x: float) -> float:
+    """Six digits are what a figure needs."""
+    return x if isinstance(x, int) else float(f"{x:.6g}")
 
 
 def exchange_table(found: Mapping[tuple[str, int], float], refine: Sequence[int]) -> Table:

@@ -147,11 +147,10 @@ def _loop(
             given = (augment(given[0], generator), *given[1:])
         before = _snapshot(net)
         value = float(total_of(advance(given)).detach())
-        # the step after the last loss has no loss of its own that would show that it broke the weights
-        broken = step == steps and not _finite(net)
+        broken = math.isfinite(value) and not _finite(net)  # a finite loss may have a gradient that is not
         if broken or not math.isfinite(value):
             result.status = "non_finite"
-            what = "the last step spoilt a weight" if broken else f"the loss is {value}"
+            what = f"the step from the loss {value:.4g} is not finite" if broken else f"the loss is {value}"
             culprit = _culprit(net, given)
             _restore(net, before if broken else good)
             raise TrainingStopped(
@@ -223,8 +222,10 @@ def _penalty(net: nn.Module, penalty: Mapping[str, float] | Callable[[nn.Module]
     return torch.stack([w * flow.penalty(kind) for kind, w in penalty.items() for flow in flows]).sum()
 
 
+@torch.no_grad()
 def _finite(net: nn.Module) -> bool:
-    return all(bool(torch.isfinite(p).all()) for p in net.parameters())
+    """Whether all weights are finite, with one look at the device."""
+    return bool(torch.isfinite(nn.utils.get_total_norm(net.parameters(), norm_type=math.inf)))
 
 
 @torch.no_grad()
