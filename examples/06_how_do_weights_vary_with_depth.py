@@ -1,3 +1,14 @@
+# 6. How do the weights vary with depth?
+#
+# theta(t) is constant, constant between knots or linear between knots. A flow never steps across a knot and
+# uses the weights of its own interval, so rk4 keeps order 4; looking weights up by time loses it at jumps.
+#
+# Expected output:
+#     shared            (1, 4, 4)  rk4 in a flow: order 4.00, with weights looked up by t: 4.00
+#     per_step          (5, 4, 4)  rk4 in a flow: order 4.02, with weights looked up by t: 1.01
+#     piecewise_linear  (6, 4, 4)  rk4 in a flow: order 4.04, with weights looked up by t: 4.04
+#     twice the layers, the same function: True; penalty h1 28.57 and 28.57
+
 import math
 import warnings
 

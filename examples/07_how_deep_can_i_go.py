@@ -1,10 +1,22 @@
-import os
+# 7. How deep can I go?
+#
+# Memory: reversible steps are undone instead of stored, so what is kept does not grow with depth.
+# Gradients: parabolic layers damp them; Hamiltonian layers under a symplectic method cannot lose them.
+#
+# Expected output (~ stands before digits that vary, ... for any text):
+#     layers                                                   16       64      256
+#     MB kept, hamiltonian, autograd                        0.229    0.918    3.670
+#     MB kept, hamiltonian, checkpoint                      0.066    0.262    1.049
+#     MB kept, hamiltonian, reversible                      0.004    0.004    0.004
+#     min |dy_N/dy_j|, Free                                 1.389    1.082    1.023
+#     min |dy_N/dy_j|, Parabolic                            0.017    0.001    0.001
+#     min |dy_N/dy_j|, SeparableHamiltonian, proved >= 1    1.314    1.103    1.033
 
 import torch
 
 import odenet as on
 
-DEPTHS = (16, 64) if os.environ.get("ODENET_SMOKE") else (16, 64, 256, 1024)
+DEPTHS = (16, 64, 256)
 x = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
 
 
@@ -22,10 +34,10 @@ def kept(flow: on.Flow) -> float:
     return sum(s.nbytes() for where, s in storages.items() if where not in weights) / 1e6
 
 
-print("layers                                    " + "".join(f"{n:>9}" for n in DEPTHS))
+print(f"{'layers':<50}" + "".join(f"{n:>9}" for n in DEPTHS))
 for gradient in ("autograd", "checkpoint", "reversible"):
     row = [kept(on.Flow(on.fields.SeparableHamiltonian(16), "verlet", steps=n, gradient=gradient)) for n in DEPTHS]
-    print(f"MB kept, hamiltonian, {gradient:<20}" + "".join(f"{value:9.3f}" for value in row))
+    print(f"MB kept, hamiltonian, {gradient:<28}" + "".join(f"{value:9.3f}" for value in row))
 
 for field, integrator in (
     (on.fields.Free(16), "euler"),
@@ -38,5 +50,5 @@ for field, integrator in (
         found = on.stability.report(flow, x, points=2, layers=16).metrics
         row.append(found["sensitivity_min"])
         proofs.append(found["proved_nonvanishing"])
-    proved = ", proved >= 1" if all(proofs) else ""
-    print(f"min |dy_N/dy_j|, {type(field).__name__ + proved:<25}" + "".join(f"{value:9.4f}" for value in row))
+    what = type(field).__name__ + (", proved >= 1" if all(proofs) else "")
+    print(f"min |dy_N/dy_j|, {what:<33}" + "".join(f"{value:9.3f}" for value in row))

@@ -1,3 +1,13 @@
+# 10. How do I train on my own data, and keep the result?
+#
+# fit takes tensors, a DataLoader, a data set read from files, or a name; a saved net is safetensors, no pickle.
+#
+# Expected output (~ stands before digits that vary, ... for any text):
+#     tensors: done, r2 ~0.99, scores ['loss', 'mse', 'r2']
+#     loader: done, accuracy ~0.98, first and last loss ~0.69 ~0.05
+#     folder: 10 classes, ..., accuracy ~0.96
+#     loaded net gives the same scores: True resnet
+
 import os
 import tempfile
 from pathlib import Path
@@ -38,4 +48,9 @@ for part, images, labels in (("train", digits.x, digits.y), ("t10k", digits.x_te
 data = on.data.idx_folder(folder)
 net = on.nets.resnet(data.dim_in, data.dim_out, width=32, steps=8)
 fit = on.fit(net, data, steps=2 * STEPS, lr=1e-2, validate_every=10, patience=5)  # keeps the best weights
-print(f"folder: {fit.status} {'early' if len(fit.history) < 2 * STEPS else 'after all steps'}, accuracy {fit.score['accuracy']:.2f}")
+print(f"folder: {data.classes} classes, {fit.status}, accuracy {fit.score['accuracy']:.2f}")
+
+# 4. one file with weights and recipe
+on.save(net, folder / "net.safetensors")
+again = on.load(folder / "net.safetensors")
+print("loaded net gives the same scores:", torch.equal(again(data.x_test), net(data.x_test)), again.spec["net"])

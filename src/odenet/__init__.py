@@ -39,7 +39,7 @@ _NAMES = {
     "wrap": "fields",
 }
 
-__all__ = sorted((*_PACKAGES, *_NAMES), key=str.lower)  # noqa: PLE0605 (a sorted list of str)
+__all__ = sorted((*_PACKAGES, *_NAMES), key=str.lower)
 
 if TYPE_CHECKING:
     from . import data, depth, errors, experiment, fields, flow, integrators, nets, pde, stability, train

@@ -106,8 +106,10 @@ def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]
 
 def _sentence(boxed: str) -> str:
     """What tyro says in its box, up to the first rule, and its suggestion, as one line."""
-    inside = [line.strip("│ ") for line in boxed.splitlines() if line.startswith("│")]
-    rules = [i for i, line in enumerate(inside) if line.startswith("──")]
+    lines = boxed.splitlines()
+    drawn = [line.strip("│ ") for line in lines if line.startswith("│")]
+    inside = drawn or [line.strip() for line in lines[2:]]  # without box characters: title, rule, content
+    rules = [i for i, line in enumerate(inside) if line and set(line) <= set("─-")]
     said = " ".join(inside[: rules[0] if rules else None]).strip(" .:") or "the words cannot be read"
     said = said.removeprefix("Error parsing experiment: ")
     meant = [inside[i + 1] for i, line in enumerate(inside[:-1]) if line.startswith("Perhaps you meant")]
@@ -196,7 +198,7 @@ ABSENT = {
     "pde": "PDE problems are not built in this version; this release swaps integrators and compares architectures.",
     "check": "the conformance kit is not built in this version; registering an integrator checks its claims already.",
     "papers": "paper reproductions are not built in this version.",
-    "resume": 'training runs cannot be resumed in this version; a comparison can: "odenet compare ... --name NAME --resume".',
+    "resume": "training runs cannot be resumed in this version; a comparison can: odenet compare --name NAME --resume.",
 }
 KINDS: tuple[Kind, ...] = ("integrators", "nets", "fields", "data", "methods")
 

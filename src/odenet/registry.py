@@ -73,7 +73,7 @@ class Registry(Generic[T]):
                 self._load()
             if name in self._entries:
                 return self._entries[name]
-        if name in self.planned:
+        if isinstance(name, str) and name in self.planned:
             raise NotBuiltYet(
                 f"{self.kind} {name!r} is not built in this version; there are: {', '.join(self.names())}."
             )

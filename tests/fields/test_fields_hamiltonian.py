@@ -33,7 +33,9 @@ def test_the_two_layer_form_is_the_published_one() -> None:
     field = SeparableHamiltonian(6, hidden=5)
     p, y = weights(field), torch.randn(4, 6)
     q, m = y[:, :3], y[:, 3:]
-    by_hand = torch.cat((torch.tanh(m @ p["K1"].T + p["b1"]) @ p["K1"], -torch.tanh(q @ p["K2"].T + p["b2"]) @ p["K2"]), 1)
+    by_hand = torch.cat(
+        (torch.tanh(m @ p["K1"].T + p["b1"]) @ p["K1"], -torch.tanh(q @ p["K2"].T + p["b2"]) @ p["K2"]), 1
+    )
     torch.testing.assert_close(field(0.0, y, p), by_hand, rtol=1e-13, atol=1e-14)
 
 
@@ -83,7 +85,9 @@ def test_the_jacobian_of_h1_is_j_k_transposed_d_k_so_its_spectrum_is_imaginary()
     D = torch.diag(1 - torch.tanh(y @ p["K"].T + p["b"]) ** 2)
     J = field.rotate(torch.eye(6)).T
     torch.testing.assert_close(A, J @ p["K"].T @ D @ p["K"], rtol=1e-12, atol=1e-13)
-    assert float(torch.linalg.eigvals(A).real.abs().max()) < 1e-10 < 1e-2 < float(torch.linalg.eigvals(A).imag.abs().max())
+    assert (
+        float(torch.linalg.eigvals(A).real.abs().max()) < 1e-10 < 1e-2 < float(torch.linalg.eigvals(A).imag.abs().max())
+    )
 
 
 @pytest.mark.parametrize("kind", MAKERS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -43,7 +45,7 @@ def state(width: int, batch: int = 5) -> Tensor:
     return 0.5 + torch.rand(batch, width)  # positive: logarithms and 1/r are defined
 
 
-# ---- the registry ------------------------------------------------------------------------------------------------------
+# ---- the registry --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", fields.names())
@@ -55,7 +57,9 @@ def test_a_field_keeps_shape_and_dtype_and_treats_samples_one_by_one(name: str, 
     f = field(0.3, y, p)
     assert f.shape == y.shape and f.dtype == dtype
     alone = torch.cat([field(0.3, y[i : i + 1], p) for i in range(len(y))])
-    torch.testing.assert_close(f, alone, rtol=1e-12 if dtype == torch.float64 else 1e-5, atol=1e-6 * (dtype != torch.float64))
+    torch.testing.assert_close(
+        f, alone, rtol=1e-12 if dtype == torch.float64 else 1e-5, atol=1e-6 * (dtype != torch.float64)
+    )
 
 
 @pytest.mark.parametrize("name", fields.names())
@@ -128,14 +132,16 @@ def test_a_setting_that_loses_an_offer_loses_its_methods(make: object) -> None:
     assert lost
 
 
-# ---- formulas ----------------------------------------------------------------------------------------------------------
+# ---- formulas ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid"])
 def test_free_is_s_of_k_y_plus_b(activation: str) -> None:
     field = Free(4, activation=activation)
     p, y = weights(field), torch.randn(5, 4)
-    torch.testing.assert_close(field(0.0, y, p), getattr(torch, activation)(y @ p["K"].T + p["b"]), rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(
+        field(0.0, y, p), getattr(torch, activation)(y @ p["K"].T + p["b"]), rtol=1e-13, atol=1e-14
+    )
 
 
 def test_free_with_two_layers_a_hidden_width_and_a_control() -> None:
@@ -158,7 +164,9 @@ def test_parabolic_is_minus_k_transposed_s_and_so_is_a_second_order_force() -> N
     for field in (Parabolic(4, hidden=7), SecondOrder(4, hidden=7)):
         p, y = weights(field), torch.randn(5, 4)
         assert p["K"].shape == (7, 4)
-        torch.testing.assert_close(field(0.0, y, p), -torch.tanh(y @ p["K"].T + p["b"]) @ p["K"], rtol=1e-13, atol=1e-14)
+        torch.testing.assert_close(
+            field(0.0, y, p), -torch.tanh(y @ p["K"].T + p["b"]) @ p["K"], rtol=1e-13, atol=1e-14
+        )
 
 
 def test_first_order_is_velocity_beside_force() -> None:
@@ -180,7 +188,7 @@ def test_tv_norm_is_equation_9_of_ruthotto_and_haber() -> None:
     torch.testing.assert_close(field(0.0, y, p), by_hand, rtol=1e-12, atol=1e-13)
 
 
-# ---- Jacobians and bounds ----------------------------------------------------------------------------------------------
+# ---- Jacobians and bounds ------------------------------------------------------------------------------------------
 
 
 def jacobian(field: on.Field, y: Tensor, p: dict[str, Tensor]) -> Tensor:
@@ -210,6 +218,7 @@ def test_a_parabolic_field_is_minus_the_gradient_of_its_potential(name: str) -> 
     torch.testing.assert_close(field(0.0, y, p), -grad, rtol=1e-10, atol=1e-11)
 
 
+LIPSCHITZ = [n for n in activations.names() if not math.isnan(activations.get(n).lipschitz)]
 MONOTONE = [n for n in activations.names() if activations.get(n).slope[0] >= 0.0]
 
 
@@ -229,14 +238,16 @@ def test_bounds_of_a_parabolic_field_hold_on_random_pairs(name: str, map: object
     assert bool((inner <= -(df**2).sum(1) / L + slack).all())  # monotone: co-coercive with constant 1/L
 
 
-@pytest.mark.parametrize("name", [n for n in activations.names() if activations.get(n).slope[0] == activations.get(n).slope[0]])
+@pytest.mark.parametrize("name", LIPSCHITZ)
 def test_the_lipschitz_bound_of_a_free_field_holds(name: str) -> None:
     field = Free(4, activation=name)
     p = weights(field)
     u, v = 3 * torch.randn(300, 4), 3 * torch.randn(300, 4)
     rate = (field(0.0, u, p) - field(0.0, v, p)).norm(dim=1) / (u - v).norm(dim=1)
     assert float(rate.max()) <= float(field.lipschitz_bound(p)) * (1 + 1e-12)
-    torch.testing.assert_close(field.lipschitz_bound(p), torch.linalg.svdvals(p["K"])[0] * activations.get(name).lipschitz)
+    torch.testing.assert_close(
+        field.lipschitz_bound(p), torch.linalg.svdvals(p["K"])[0] * activations.get(name).lipschitz
+    )
 
 
 def test_the_bounds_are_attained_where_the_slope_is() -> None:
@@ -262,7 +273,7 @@ def test_bounds_of_a_stack_of_weights_are_those_of_each() -> None:
     stack = {k: torch.stack([p[k] for p in each]) for k in each[0]}
     for bound in (field.lipschitz_bound, field.lognorm_bound):
         torch.testing.assert_close(bound(stack), torch.stack([bound(p) for p in each]))
-    assert Parabolic(4).lognorm_bound({k: v for k, v in stack.items()}).shape == (3,)
+    assert Parabolic(4).lognorm_bound(stack).shape == (3,)
 
 
 def test_an_euler_layer_of_a_gradient_flow_is_non_expansive_up_to_h_k_squared_2_and_not_beyond() -> None:

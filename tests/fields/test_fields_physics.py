@@ -134,7 +134,9 @@ def test_an_invariant_is_kept_by_the_field(field: on.Field, y0: Tensor, invarian
 
 def test_the_period_of_kepler_is_two_pi_and_that_of_the_oscillator_two_pi_over_omega() -> None:
     for e in (0.0, 0.3, 0.8):
-        torch.testing.assert_close(Kepler().exact(2 * math.pi, Kepler.start(e)), Kepler.start(e), rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(
+            Kepler().exact(2 * math.pi, Kepler.start(e)), Kepler.start(e), rtol=1e-13, atol=1e-13
+        )
     y0 = torch.tensor([0.3, 0.9])
     torch.testing.assert_close(HarmonicOscillator(4.0).exact(math.pi / 2, y0), y0, rtol=1e-13, atol=1e-13)
 

@@ -96,13 +96,13 @@ def test_the_file_is_plain_safetensors_and_no_pickle(saved: tuple[nn.Module, Pat
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     assert json.loads(header["__metadata__"]["spec"]) == net.spec
     assert not zipfile.is_zipfile(path)
-    with pytest.raises(Exception):  # noqa: B017, PT011 (whatever pickle says to bytes that are none)
+    with pytest.raises(Exception):  # noqa: B017 (whatever pickle says to bytes that are none)
         pickle.loads(raw)
     tensors = load_file(path)
     assert all(torch.equal(tensors[k], v) for k, v in net.state_dict().items())
 
 
-# ---- interruption ------------------------------------------------------------------------------------------------------
+# ---- interruption --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
@@ -131,7 +131,7 @@ def test_a_place_that_takes_no_file_is_refused(target: str, sentence: str, tmp_p
         on.save(on.nets.mlp(2, 2), tmp_path / target)
 
 
-# ---- damage ------------------------------------------------------------------------------------------------------------
+# ---- damage --------------------------------------------------------------------------------------------------------
 
 
 def refused(path: Path) -> str:
@@ -203,7 +203,7 @@ def test_what_odenet_did_not_write_is_refused(tmp_path: Path) -> None:
     assert "there is no file" in refused(tmp_path)
 
 
-# ---- into --------------------------------------------------------------------------------------------------------------
+# ---- into ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_net_that_is_no_zoo_net_is_loaded_into_one(tmp_path: Path) -> None:
@@ -226,7 +226,9 @@ def test_weights_that_do_not_fit_change_nothing(saved: tuple[nn.Module, Path], o
     _, path = saved
     net = other()  # type: ignore[operator]
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    with pytest.raises(BadInput, match=r"do not fit \w+: '[\w.]+' has shape .* in the file and .* in the net") as caught:
+    with pytest.raises(
+        BadInput, match=r"do not fit \w+: '[\w.]+' has shape .* in the file and .* in the net"
+    ) as caught:
         on.load(path, into=net)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
@@ -236,4 +238,6 @@ def test_a_given_net_keeps_its_dtype(saved: tuple[nn.Module, Path]) -> None:
     net, path = saved
     twin = on.load(path, into=on.nets.resnet(5, 3, width=4, steps=2, span=(0.0, 2.0)).double())
     assert all(p.dtype == torch.float64 for p in twin.parameters())
-    torch.testing.assert_close(twin(torch.ones(2, 5, dtype=torch.float64)).float(), net(torch.ones(2, 5)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        twin(torch.ones(2, 5, dtype=torch.float64)).float(), net(torch.ones(2, 5)), rtol=1e-5, atol=1e-5
+    )

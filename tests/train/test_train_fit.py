@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import odenet as on
-from odenet.errors import BadInput, TrainingStopped, UnknownName
 from odenet.train import schedules
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -46,7 +45,7 @@ def gradients(W: Tensor, b: Tensor, x: Tensor, y: Tensor) -> tuple[float, list[T
     return float((error**2).mean()), [2 * error.T @ x / error.numel(), 2 * error.sum(0) / error.numel()]
 
 
-# ---- methods -----------------------------------------------------------------------------------------------------------
+# ---- methods -------------------------------------------------------------------------------------------------------
 
 
 def by_hand(update: Callable[[int, list[Tensor], list[Tensor]], None], steps: int) -> tuple[list[Tensor], list[float]]:
@@ -138,6 +137,7 @@ def test_minibatches_are_drawn_without_replacement_from_the_seed_alone() -> None
     class Spy(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             seen.append(x)
+            torch.rand(1)  # as a dropout mask would, from the global state
             return super().forward(x)
 
     x, y = data()
@@ -147,7 +147,7 @@ def test_minibatches_are_drawn_without_replacement_from_the_seed_alone() -> None
         assert torch.equal(seen[k], x[torch.randperm(N, generator=g)[:16]])
 
 
-# ---- repeatability -----------------------------------------------------------------------------------------------------
+# ---- repeatability -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", on.train.names())
@@ -172,17 +172,25 @@ def test_scoring_and_calibrating_with_dropout_leave_the_global_state_alone() -> 
 
 
 def test_running_statistics_are_those_of_all_training_inputs_without_dropout() -> None:
-    x, y = labelled(1025)  # parts of 512 would leave a third one with a single sample
-    net = on.nets.resnet(3, 3, width=4, steps=1, dropout=0.5, norm="batch")
+    """What evaluation sees: both layers by hand, no mask, and parts that count alike.
+
+    Parts of 512 would leave a third one with a single sample; a mask would act on the second layer.
+    """
+    x, y = labelled(1025)
+    net = on.nets.resnet(3, 3, width=4, steps=2, dropout=0.5, norm="batch")
     on.fit(net, (x, y), steps=2, holdout=0.0, batch=64)
     opening, flow = net.parts[0], net.parts[1]
-    with torch.no_grad():
-        z = opening(x) @ flow.weights["K"][0].T + flow.weights["b"][0]
-    torch.testing.assert_close(flow.stat_mean[0], z.mean(0), rtol=0.0, atol=2e-3 * float(z.std()))
-    torch.testing.assert_close(flow.stat_var[0], z.var(0, correction=0), rtol=2e-3, atol=0.0)
+    w = {k: v.detach() for k, v in flow.weights.items()}
+    state = opening(x).detach()
+    for n in range(2):
+        z = state @ w["K"][n].T + w["b"][n]
+        torch.testing.assert_close(flow.stat_mean[n], z.mean(0), rtol=0.0, atol=5e-3 * float(z.std()))
+        torch.testing.assert_close(flow.stat_var[n], z.var(0, correction=0), rtol=5e-3, atol=0.0)
+        normal = (z - z.mean(0)) * torch.rsqrt(z.var(0, correction=0) + 1e-5)
+        state = state + 0.5 * torch.tanh(normal * w["scale"][n] + w["shift"][n])
 
 
-# ---- inputs ------------------------------------------------------------------------------------------------------------
+# ---- inputs --------------------------------------------------------------------------------------------------------
 
 
 def test_tensors_are_split_by_the_seed_and_scored_on_the_part_held_out() -> None:
@@ -295,11 +303,6 @@ def test_labels_of_any_integer_type_are_labels() -> None:
 def linear3() -> nn.Linear:
     torch.manual_seed(1)
     return nn.Linear(3, 3)
-
-
-@pytest.mark.slow
-def test_digits_are_read_in_500_steps() -> None:
-    assert on.fit(on.nets.resnet(64, 10, width=64, steps=16), "digits", steps=500).score["accuracy"] >= 0.95
 
 
 def test_digits_are_read_in_300_steps() -> None:

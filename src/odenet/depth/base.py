@@ -64,6 +64,8 @@ class Depth(ABC):
 
     def value(self, active: Sequence[Tensor], s: Any) -> Tensor:
         """theta at relative position s of an interval, from the coefficients in its support."""
+        if self.constant:
+            return active[0]
         terms = [c * b for c, b in zip(active, self.basis(s)) if isinstance(b, Tensor) or b != 0.0]
         return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
 

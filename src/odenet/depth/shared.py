@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +28,6 @@ class Shared(Depth):
 
     def basis(self, s: Any) -> tuple[Any, ...]:
         return (1.0,)
-
-    def value(self, active: Sequence[Tensor], s: Any) -> Tensor:
-        return active[0]
 
     def prolong(self, c: Tensor) -> Tensor:
         return c

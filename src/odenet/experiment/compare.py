@@ -7,8 +7,9 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +26,9 @@ from .store import Run, write
 RIGHT = (5, 6, 7)  # columns of numbers in the comparison table
 FOUND = ("net", "integrator", "accuracy %", "parameters", "nfe", "seconds", "stability")
 APART = ("net", "integrator", "difference", "reading")
+_QUICK = (
+    "Quick: fewer nets, one learning rate and span, shallower nets and fewer training steps than the full comparison."
+)
 THEORY = ("case", "prediction", "measurement", "agrees")
 
 
@@ -43,7 +47,7 @@ class Results:
     environment: Mapping[str, Any]
     notes: Sequence[str] = ()
     folder: Path | None = None
-    _owner: Any = field(default=None, compare=False)  # keeps a temporary folder alive
+    _place: Any = field(default=None, compare=False)  # a temporary folder lives as long as the results and their copies
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -110,14 +114,16 @@ class Results:
     @property
     def caption(self) -> str:
         e = self.experiment
-        return f"Test accuracy on {e.data}, mean ± sd over {e.seeds} seed{'s' if e.seeds > 1 else ''}; difference to {self.reference}"
+        over = f"mean ± sd over {e.seeds} seeds" if e.seeds > 1 else "one seed"
+        return f"Test accuracy on {e.data}, {over}; difference to {self.reference}"
 
     @property
     def remark(self) -> str:
         """How to read the differences."""
+        why = "as asked" if self.experiment.reference else "best on validation"
         return (
             f"Differences are in points of accuracy, paired by seed, with 95 % t-intervals, against {self.reference} "
-            f"({'as asked' if self.experiment.reference else 'best on validation'}). {statistics.note(self.differences)} "
+            f"({why}). {statistics.note(self.differences)} "
             "nfe: field evaluations of one forward pass; seconds: of one training."
         )
 
@@ -174,12 +180,12 @@ class Results:
         run = Run.open(folder)
         path = run.folder / "results.json"
         if not path.is_file():
-            return gather(run, run.finished(), {}, ["The run is not finished."])
+            return gather(run, run.finished(), environment(), ["This run is not finished."])
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             experiment = Experiment.from_dict(content["experiment"])
-            parts = (content[k] for k in ("cells", "theory", "environment", "notes"))
-            return cls(experiment, *parts, run.folder)
+            cells, theory, facts, notes = (content[k] for k in ("cells", "theory", "environment", "notes"))
+            return cls(experiment, cells, theory, facts, notes, run.folder)
         except (ValueError, KeyError, TypeError) as problem:
             raise BadInput(f"{path} is not a results file of odenet: {problem}.") from None
 
@@ -188,7 +194,7 @@ def compare(
     experiment: Experiment | None = None,
     *,
     resume: bool = False,
-    progress: bool | Callable[..., Any] = True,
+    progress: bool = True,
     **words: Any,
 ) -> Results:
     """Train and compare nets under integrators, with the same search and the same seeds for all.
@@ -204,19 +210,28 @@ def compare(
             f"compare takes an Experiment or its fields, not both; put {', '.join(words)} into the Experiment."
         )
     given = experiment or Experiment.from_dict(words)
-    kept = experiment is not None or "name" in words or "out" in words
-    settled = given.settled()
+    if experiment is not None or "name" in words or "out" in words:
+        return _carry_out(given, None, resume, progress)
+    place = _Temporary()
+    return replace(_carry_out(given, place.folder, resume, progress), _place=place)
+
+
+class _Temporary:
+    """A folder that goes when the last reference to this object does."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="odenet-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+
+def _carry_out(given: Experiment, folder: Path | None, resume: bool, progress: bool) -> Results:
     from .run import load, longest_first, units
 
+    settled = given.settled()
     todo, notes = units(settled)
-    owner = None if kept else tempfile.TemporaryDirectory(prefix="odenet-")
-    run = Run.start(given, resume=resume, folder=None if owner is None else Path(owner.name))
-    if given.quick:
-        notes = [
-            *notes,
-            "Quick: fewer nets and learning rates, shallower nets and fewer training steps than the full comparison.",
-        ]
+    run = Run.start(given, resume=resume, folder=folder)
     done = run.finished() if resume else {}
+    left = longest_first([u for u in todo if u["key"] not in done])
     start = time.perf_counter()
     with Progress([u["key"] for u in todo], set(done)) if progress else Plain() as bar:
 
@@ -226,12 +241,13 @@ def compare(
             done[unit["key"]] = result
             bar.finished(unit["key"], result)
 
-        left = longest_first([u for u in todo if u["key"] not in done])
         execute(left, settled.workers or cores(), run.folder / "nets", keep, lambda u, f: bar.moved(u["key"], f))
     facts = environment() | {"n_test": len(load(settled.data, 0).x_test)}
     if len(left) == len(todo):
         facts["wall_seconds"] = round(time.perf_counter() - start, 1)
-    return gather(run, {u["key"]: done[u["key"]] for u in todo}, facts, notes, settled, owner)
+    return gather(
+        run, {u["key"]: done[u["key"]] for u in todo}, facts, notes + ([_QUICK] if given.quick else []), settled
+    )
 
 
 def gather(
@@ -240,12 +256,11 @@ def gather(
     facts: Mapping[str, Any],
     notes: Sequence[str],
     settled: Experiment | None = None,
-    owner: Any = None,
 ) -> Results:
     """Results of finished units."""
     theory = {k.split("/", 1)[1]: v for k, v in done.items() if k.startswith("theory/")}
     cells = {k: v for k, v in done.items() if not k.startswith("theory/")}
-    return Results(settled or run.experiment.settled(), cells, theory, facts, notes, run.folder, owner)
+    return Results(settled or run.experiment.settled(), cells, theory, facts, notes, run.folder)
 
 
 def environment() -> dict[str, Any]:

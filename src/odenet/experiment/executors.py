@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def execute(units: Sequence[Unit], count: int, folder: Path | None, keep: Keep, 
     """
     if count <= 1 or len(units) <= 1:
         for unit in units:
-            keep(unit, attempt(unit, folder, lambda fraction, unit=unit: tell(unit, fraction)))
+            keep(unit, attempt(unit, folder, partial(tell, unit)))
         return
     _Crew(units, folder, keep, tell).work(min(count, len(units)))
 
@@ -97,7 +98,7 @@ class _Crew:
                 if not self.open or self.trouble is not None:
                     return
                 unit = self.mine.popleft()
-            self._done(unit, attempt(unit, self.folder, lambda fraction, unit=unit: self._tell(unit, fraction)))
+            self._done(unit, attempt(unit, self.folder, partial(self._tell, unit)))
 
     def _guarded(self) -> None:
         try:
@@ -109,22 +110,21 @@ class _Crew:
 
     def _look_after_one(self) -> None:
         worker: _Worker | None = None
-        while (unit := self._next()) is not None:
-            if worker is None:
-                worker = self._hire()
-            if worker.ready and not worker.knows(unit):
-                with self.changed:
-                    self.mine.append(unit)
-                    self.changed.notify_all()
-                continue
-            result = worker.carry_out(unit, self.folder, lambda fraction, unit=unit: self._tell(unit, fraction))
-            if result is not None:
-                self._done(unit, result)
-                continue
-            self._died(unit, worker)
-            worker = None
-        if worker is not None:
-            self._leave(worker)
+        try:
+            while (unit := self._next()) is not None:
+                worker = worker or self._hire()
+                if worker.ready and not worker.knows(unit):
+                    with self.changed:
+                        self.mine.append(unit)
+                        self.changed.notify_all()
+                elif (result := worker.carry_out(unit, self.folder, partial(self._tell, unit))) is not None:
+                    self._done(unit, result)
+                else:
+                    gone, worker = worker, None
+                    self._died(unit, gone)
+        finally:
+            if worker is not None:
+                self._leave(worker)
 
     def _next(self) -> Unit | None:
         with self.changed:

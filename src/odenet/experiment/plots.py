@@ -200,13 +200,14 @@ def theory(name: str, case: Mapping[str, Any]) -> Drawing:
             ax.set_yscale("log")
         for label, x in figure["limits"].items():
             ax.axvline(x, color=INK, lw=1, ls=(0, (4, 3)))
-            place = {"xycoords": ("data", "axes fraction"), "xytext": (0, 3), "textcoords": "offset points"}
+            place: Any = {"xycoords": ("data", "axes fraction"), "xytext": (0, 3), "textcoords": "offset points"}
             ax.annotate(label, (x, 1.0), fontsize=8.5, ha="center", va="bottom", **place)
         ax.set(xlabel=figure["xlabel"], ylabel=figure["ylabel"])
         if figure["floor"] is not None:
-            ax.set_ylim(figure["floor"], 1e3 * max(d["y"] for d in data))
+            ax.set_ylim(figure["floor"], 1e3 * max(d["y"] or 0.0 for d in data))
         ax.grid(color=GRID, lw=0.8)
-        ax.legend(title="lines predicted, dots measured" if lines else None, loc="best", title_fontsize=8.5, alignment="left")
+        title = "lines predicted, dots measured" if lines else None
+        ax.legend(title=title, loc="best", title_fontsize=8.5, alignment="left")
         return canvas
 
     return Drawing(f"theory_{name}", case["title"] + ".", ("curve", "kind", "x", "y"), data, draw)

@@ -128,4 +128,5 @@ def html_table(cells: Sequence[Sequence[str]], caption: str, right: Sequence[int
         return "<tr>" + "".join(f"<{tag} {a}>{html.escape(w)}</{tag}>" for a, w in zip(align, words)) + "</tr>"
 
     body = "".join(row(words, "td") for words in cells[1:])
-    return f"<table><caption>{html.escape(caption)}</caption><thead>{row(cells[0], 'th')}</thead><tbody>{body}</tbody></table>"
+    head = f"<caption>{html.escape(caption)}</caption><thead>{row(cells[0], 'th')}</thead>"
+    return f"<table>{head}<tbody>{body}</tbody></table>"

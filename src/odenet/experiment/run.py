@@ -131,9 +131,8 @@ def _from_folder(folder: Path, seed: int) -> Dataset:
 def build(unit: Unit, data: Dataset, seed: int, span: float) -> nn.Module:
     """The untrained net of a unit for one seed."""
     make, words = nets.get(unit["net"]), _shape(unit["net"], data)
-    offered: dict[str, Any] = {
-        "width": unit["width"], "steps": unit["steps"], "span": (0.0, span), "seed": seed, "integrator": unit["integrator"]
-    }  # fmt: skip
+    offered: dict[str, Any] = {"span": (0.0, span), "seed": seed}
+    offered |= {k: unit[k] for k in ("width", "steps", "integrator")}
     taken = inspect.signature(make).parameters
     if "integrator" not in taken:  # the depth of a baseline is its own: more layers without a skip only hurt it
         offered = {k: v for k, v in offered.items() if k in ("width", "seed")}
@@ -158,18 +157,21 @@ def _shape(net: str, data: Dataset) -> dict[str, int]:
 
 def run(unit: Unit, folder: Path | None = None, tell: Tell = lambda fraction: None) -> dict[str, Any]:
     """Carry out one unit; nets of seed 0 are saved into `folder`. Returns plain data."""
-    with _one_thread():
+    with _same_everywhere():
         return theory.run(unit["key"].split("/")[1], tell) if unit["task"] == "theory" else _cell(unit, folder, tell)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+def _same_everywhere() -> Iterator[None]:
+    """One thread and single precision, whatever this process is set to."""
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float32)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
 
 
 def _cell(unit: Unit, folder: Path | None, tell: Tell) -> dict[str, Any]:

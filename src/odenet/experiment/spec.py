@@ -18,13 +18,15 @@ from ..errors import BadInput, UnknownName
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 PLACE = ("name", "out", "workers")  # where and how fast, not what: no part of the run id
 NETS = (
-    "resnet", "antisymmetric", "hamiltonian", "hamiltonian_j", "parabolic", "second_order", "lm_resnet", "momentum", "mlp"
+    "resnet", "antisymmetric", "hamiltonian", "hamiltonian_j", "parabolic", "second_order", "lm_resnet", "momentum",
+    "mlp",
 )  # fmt: skip
 QUICK: dict[str, Any] = {
-    "nets": ("resnet", "antisymmetric", "hamiltonian", "parabolic", "mlp"),
+    "nets": ("resnet", "antisymmetric", "hamiltonian", "mlp"),
     "train_steps": 150,
     "steps": 8,
-    "lr": (1e-2,),
+    "lr": (2e-2,),
+    "spans": (1.0,),
 }
 
 
@@ -147,7 +149,7 @@ def _typed(key: str, kind: str, value: Any) -> Any:
             raise BadInput(f"{key} is a list, got {value!r}; write {key} = [{value!r}].")
         member = "str" if "str" in kind else "float"
         return tuple(_typed(f"each entry of {key}", member, v) for v in value)
-    allowed: tuple[type, ...] = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float)}[kind]
-    if not isinstance(value, allowed) or (kind != "bool" and isinstance(value, bool)):
+    allowed: dict[str, Any] = {"str": str, "int": int, "bool": bool, "float": (int, float)}
+    if not isinstance(value, allowed[kind]) or (kind != "bool" and isinstance(value, bool)):
         raise BadInput(f"{key} is of type {kind}, got {value!r}.")
     return float(value) if kind == "float" else value

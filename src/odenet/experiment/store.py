@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
-from .spec import Experiment
+from .spec import PLACE, Experiment
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -63,10 +63,8 @@ class Run:
         found = cls.open(folder)
         if found.experiment.id != experiment.id:
             ours, theirs = experiment.to_dict(), found.experiment.to_dict()
-            changed = sorted(k for k in ours if ours[k] != theirs[k] and k not in ("name", "out", "workers"))
-            raise BadInput(
-                f"the run folder {folder} holds another experiment (it differs in {', '.join(changed)}); choose another name."
-            )
+            changed = ", ".join(sorted(k for k in ours if ours[k] != theirs[k] and k not in PLACE))
+            raise BadInput(f"the run folder {folder} holds another experiment ({changed} differ); choose another name.")
         found._mend()
         return found
 

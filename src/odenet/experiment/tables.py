@@ -96,11 +96,14 @@ def latex(cells: Sequence[Sequence[str]], caption: str, right: Sequence[int] = (
     )
 
 
+_TEX = {
+    "\\": r"\textbackslash ", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "^": r"\^{}", "$": r"\$",
+    "±": r"$\pm$", "≤": r"$\le$", "≥": r"$\ge$", "|": "$|$", "<": "$<$", ">": "$>$",
+}  # fmt: skip
+
+
 def _tex(word: str) -> str:
-    for old, new in (("\\", r"\textbackslash "), ("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("#", r"\#"), ("^", r"\^{}"),
-                     ("±", r"$\pm$"), ("≤", r"$\le$"), ("≥", r"$\ge$"), ("−", "$-$"), ("|", r"$|$"), ("<", "$<$"), (">", "$>$")):  # fmt: skip
-        word = word.replace(old, new)
-    return word
+    return "".join(_TEX.get(letter, letter) for letter in word)
 
 
 def comma_separated(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -20,7 +20,8 @@ STATISTICS = ("mean", "var")
 
 # While a list is set here, batch norm uses batch statistics and appends (running mean, running variance, batch mean,
 # batch variance): how `calibrate` learns them without any forward pass writing into the network.
-observed: ContextVar[list[tuple[Tensor, Tensor, Tensor, Tensor]] | None] = ContextVar("observed", default=None)
+Observation = tuple[Tensor, Tensor, Tensor, Tensor, int]
+observed: ContextVar[list[Observation] | None] = ContextVar("observed", default=None)
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,6 @@ class Unit:
             axes = [a for a in range(z.dim()) if a != self.map.axis % z.dim()]
             batch_var, batch_mean = torch.var_mean(z, dim=axes, correction=0)
             if watch is not None:
-                watch.append((mean, var, batch_mean.detach(), batch_var.detach()))
+                watch.append((mean, var, batch_mean.detach(), batch_var.detach(), z.numel() // mean.numel()))
             mean, var = batch_mean, batch_var
         return (z - spread(mean)) * torch.rsqrt(spread(var) + 1e-5)

@@ -207,10 +207,7 @@ def _settle(net: nn.Module, problem: Any) -> None:
     has = any(isinstance(m, Flow) and m.field.statistics for m in net.modules())
     train = getattr(problem, "train", None)
     if has and train is not None:
-        was = net.training
-        net.eval()
-        calibrate(net, train[0].tensor_split(-(-len(train[0]) // 512)))  # parts of one size: they count alike
-        net.train(was)
+        calibrate(net, train[0].split(512))
 
 
 def _penalty(net: nn.Module, penalty: Mapping[str, float] | Callable[[nn.Module], Tensor]) -> Tensor:

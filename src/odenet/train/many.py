@@ -31,7 +31,7 @@ def fit_many(
 ) -> list[Fit]:
     """Train nets of one architecture side by side with Adam; member i has data[i], lr[i] and the batch order seeds[i].
 
-    The result of each is that of `fit(nets[i], data[i], "adam", steps, lr[i], seeds[i], batch=batch, schedule=schedule)`
+    The result of each is that of fit(nets[i], data[i], "adam", steps, lr[i], seeds[i], batch=batch, schedule=schedule)
     up to rounding; `seconds` in the histories is the time of all divided by their number. Nets that cannot share
     kernels (batch norm, dropout, adaptive steps) are trained one after another. A member whose loss is not finite
     gets the status "non_finite" and does not disturb the others. Raises BadInput for lists of different lengths.
@@ -155,5 +155,6 @@ class _Members:
             own[name].copy_(w[i])
         history = [{"step": k + 1.0, "loss": v, "seconds": seconds * (k + 1) / total} for k, v in enumerate(losses)]
         finite = math.isfinite(losses[-1]) and all(bool(w[i].isfinite().all()) for w in self.weights)
-        score = self.problems[i].score(net) if finite else {}
+        prefix = "" if self.problems[i].held_out == "test" else "train_"
+        score = {prefix + k: v for k, v in self.problems[i].score(net).items()} if finite else {}
         return Fit(net, history, score, "done" if finite else "non_finite")

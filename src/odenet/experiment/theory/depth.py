@@ -33,10 +33,10 @@ def gradients(tell: Callable[[float], None]) -> Case:
         curves += [Series(name, DEPTHS, expected, "predicted"), Series(name, DEPTHS, values)]
     return Case(
         "Gradients at depth 16 to 1024",
-        f"Independent random weights, width {WIDTH}; ODE layers at fixed span {SPAN:g}; |dy_N/dy_0| at 0 is the root mean "
-        "square over directions; for the Hamiltonian the smallest |dy_N/dy_j|_2 over j from a random state",
-        "plain: within three standard deviations of log |dy_N/dy_0|; parabolic: within a factor 2; antisymmetric: within "
-        "5 % of 1; hamiltonian: never below 1",
+        f"Independent random weights, width {WIDTH}; ODE layers at fixed span {SPAN:g}; |dy_N/dy_0| at 0 is the root "
+        "mean square over directions; for the Hamiltonian the smallest |dy_N/dy_j|_2 over j from a random state",
+        "plain: within three standard deviations of log |dy_N/dy_0|; parabolic: within a factor 2; antisymmetric: "
+        "within 5 % of 1; hamiltonian: never below 1",
         _findings(*measured.values()),
         Figure("layers N", "|dy_N / dy_0|", curves, {}, floor=1e-20),
     )
@@ -116,7 +116,7 @@ def _smallest(flow: Flow) -> float:
     def step(state: Tensor, p: Params) -> Tensor:
         return flow.integrator.step(Rhs(flow.field, p), 0.0, state[None], flow.h, (), None).y[0]
 
-    jacobians = torch.func.vmap(torch.func.jacfwd(step))(flow.trajectory(y)[:-1, 0], flow.theta())
+    jacobians = torch.func.vmap(torch.func.jacrev(step))(flow.trajectory(y)[:-1, 0], flow.theta())
     S, norms = torch.eye(WIDTH, dtype=torch.float64), []
     for J in jacobians.flip(0):
         S = S @ J

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,8 +36,8 @@ def oscillation(tell: Callable[[float], None]) -> Case:
         rows.append(
             Finding(
                 f"antisymmetric under {scheme}, depth 16 to 1024",
-                f"{above}; growth ×{number(predicted[0])} at 16, ×{number(predicted[2])} at 64, ×{number(predicted[-1])} at 1024",
-                f"×{number(measured[0])}, ×{number(measured[2])}, ×{number(measured[-1])}",
+                f"{above}; {_at_depths(predicted)}",
+                _at_depths(measured),
                 all(within(m, p, factor) for p, m in pairs),
             )
         )
@@ -50,6 +50,10 @@ def oscillation(tell: Callable[[float], None]) -> Case:
         rows,
         Figure("layers N", "growth of the worst direction", curves, {}),
     )
+
+
+def _at_depths(growth: Sequence[float]) -> str:
+    return ", ".join(f"×{number(growth[i])} at {DEPTHS[i]}" for i in (0, 2, -1))
 
 
 def _oscillating(scheme: str, layers: int) -> tuple[float, float]:
@@ -70,7 +74,7 @@ def _worst(flow: Flow) -> float:
 
 @torch.no_grad()
 def contraction(tell: Callable[[float], None]) -> Case:
-    """Parabolic layers under Euler: growth of input noise against max_k |1 - h s_k^2|^N for singular values s_k of K."""
+    """Parabolic layers under Euler: input noise against max_k |1 - h s_k^2|^N, s_k singular values of K."""
     products = (0.5, 1.0, 1.5, 1.9, 2.1, 2.5, 3.0, 4.0)
     pairs = [_contracting(p) for p in products]
     tell(1.0)
@@ -91,7 +95,7 @@ def contraction(tell: Callable[[float], None]) -> Case:
         )
     return Case(
         "Input noise through parabolic layers",
-        "y' = -K^T tanh(K y) with shared weights, 16 Euler steps; noise at 0 in all directions, and between random states",
+        "y' = -K^T tanh(K y), shared weights, 16 Euler steps; noise at 0 in all directions, and between random states",
         "h|K|² ≤ 2: nothing grows anywhere; above: the growth at 0 within 2 %",
         rows,
         Figure(

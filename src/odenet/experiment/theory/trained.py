@@ -85,7 +85,7 @@ def coarse_steps(tell: Tell) -> Case:
     }
     tell(1.0)
     whole = max(_mean(found["rk4"][n]) for n in DEPTHS)
-    # below: between the limits 1 and 2.83;  between: under both, where Euler still grows;  fine: Euler's growth is small
+    # h w between the limits 1 and 2.83, and below both, where Euler still grows
     rows = [
         _duel(found, _nearest(LONG * omega / 1.5), omega, whole, holds=("rk4",)),
         _duel(found, _nearest(LONG * omega / 0.75), omega, whole, holds=("two_step_midpoint", "rk4")),
@@ -94,8 +94,8 @@ def coarse_steps(tell: Tell) -> Case:
     limits = {"rk4: h ω = 2.83": LONG * omega / 2.83, "two_step_midpoint: h ω = 1": LONG * omega}
     return Case(
         "Coarse steps in a trained net: who keeps the accuracy",
-        f"Antisymmetric nets on digits, span {LONG:g}, shared weights, trained with {LAYERS} rk4 steps, then stepped with other "
-        f"schemes and step numbers; largest frequency ω = |K|_2 = {omega:.2f}, mean of {len(SEEDS)} seeds",
+        f"Antisymmetric nets on digits, span {LONG:g}, shared weights, trained with {LAYERS} rk4 steps, then stepped "
+        f"with other schemes and step numbers; largest frequency ω = |K|_2 = {omega:.2f}, mean of {len(SEEDS)} seeds",
         f"a scheme inside its interval loses at most {100 * KEEPS:.0f} points, one outside at least {100 * LOSES:.0f}",
         rows,
         Figure("steps N over the same span", "test accuracy %", curves, limits, log_y=False),
@@ -110,15 +110,7 @@ def _duel(
     scores = {s: _mean(found[s][n]) for s in SCHEMES}
     kept = all(scores[s] >= whole - KEEPS for s in holds) and all(scores[s] <= whole - LOSES for s in loses)
     best, next_best = holds[-1], max(loses, key=scores.__getitem__)
-    rows = [
-        {"net": s, "integrator": "", "seed": i, "accuracy": a}
-        for s in (best, next_best)
-        for i, a in zip(SEEDS, found[s][n])
-    ]
-    d = statistics.differences(rows, f"{next_best}/")[0]
-    interval = (
-        f"{best} - {next_best} = {100 * (d.mean or 0):.0f} [{100 * (d.low or 0):.0f}, {100 * (d.high or 0):.0f}] points"
-    )
+    interval, low = _paired(best, found[best][n], next_best, found[next_best][n])
     return Finding(
         f"trained antisymmetric net, {n} steps, h ω = {LONG * omega / n:.2g}",
         f"{' and '.join(holds)} keep{'s' if len(holds) == 1 else ''} {100 * whole:.0f} %, {' and '.join(loses)} "
@@ -130,7 +122,11 @@ def _duel(
 
 def _paired(one: str, a: list[float], other: str, b: list[float]) -> tuple[str, float]:
     """The paired difference of two lists of accuracies with its 95 % interval, in words, and its lower end."""
-    rows = [{"net": n, "integrator": "", "seed": i, "accuracy": v} for n, vs in ((one, a), (other, b)) for i, v in enumerate(vs)]
+    rows = [
+        {"net": name, "integrator": "", "seed": i, "accuracy": v}
+        for name, values in ((one, a), (other, b))
+        for i, v in enumerate(values)
+    ]
     d = statistics.differences(rows, f"{other}/", 1.0 / len(_digits(0).x_test))[0]
     low, high = 100 * (d.low or 0.0), 100 * (d.high or 0.0)
     return f"{one} - {other} = {100 * (d.mean or 0.0):.0f} [{low:.0f}, {high:.0f}] points", low
@@ -148,26 +144,25 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def noise(tell: Tell) -> Case:
-    """Trained parabolic and antisymmetric nets: growth of input noise and effect of weight noise against their bounds."""
+    """Trained parabolic and antisymmetric nets: input noise and weight noise against their bounds."""
     kinds = {
         "parabolic, euler": _trained(lambda: Parabolic(WIDTH), "euler", SHORT, FEW),
         "antisymmetric, rk4": _trained(lambda: Antisymmetric(WIDTH, gamma=0.0), "rk4", SHORT, FEW),
     }
     tell(0.6)
-    rows, curves = [], []
     levels = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    found = {k: {e: [_accuracy(n, s, e) for s, n in zip(SEEDS, nets)] for e in levels} for k, nets in kinds.items()}
+    curves = [Series(name, levels, [100 * _mean(found[name][e]) for e in levels]) for name in kinds]
+    rows = [_robust({name: found[name][NOISE] for name in kinds})]
     for name, nets in kinds.items():
         rows += [_input_noise(name, nets), _weight_noise(name, nets)]
-        curves.append(
-            Series(name, levels, [100 * _mean([_accuracy(n, s, e) for s, n in zip(SEEDS, nets)]) for e in levels])
-        )
     tell(1.0)
     return Case(
         "Input and weight noise in trained nets",
-        f"Nets on digits, span {SHORT:g}, {FEW} steps, shared weights; bounds from the logarithmic norm μ of df/dy along "
-        "the trajectories, |dy(T)/dy(0)| ≤ exp ∫μ; for parabolic layers with h|K|² ≤ 2 it is 1",
-        "no sample exceeds its bound (∫μ is taken with the left-point rule: 2 % are granted); accuracies: the interval lies "
-        "on the predicted side of 0",
+        f"Nets on digits, span {SHORT:g}, {FEW} steps, shared weights; bounds from the logarithmic norm μ of df/dy "
+        "along the trajectories, |dy(T)/dy(0)| ≤ exp ∫μ; for parabolic layers with h|K|² ≤ 2 it is 1",
+        "no sample exceeds its bound (∫μ is taken with the left-point rule: 2 % are granted); accuracies: the interval "
+        "lies on the predicted side of 0",
         rows,
         Figure("standard deviation of input noise", "test accuracy %", curves, {}, log_x=False, log_y=False),
     )
@@ -218,24 +213,27 @@ def _weight_noise(name: str, nets: Sequence[Chain], level: float = 0.05) -> Find
 
 @torch.no_grad()
 def _deviation(net: Chain, seed: int, level: float) -> tuple[Tensor, Tensor]:
-    """|y_N - y~_N| and its bound for 8 samples, (8,): bound = sum_n |Phi_n(y~_n) - Phi~_n(y~_n)| exp(mu_n+1 + ... + mu_N)."""
+    """|y_N - y~_N| and its bound for 8 samples, (8,).
+
+    bound = sum_n |Phi_n(y~_n) - Phi~_n(y~_n)| exp(mu_n+1 + ... + mu_N), y~ and Phi~ those of the perturbed net.
+    """
     flow = copy.deepcopy(next(net.flows())).double()
     noisy = copy.deepcopy(flow)
     draw = torch.Generator().manual_seed(seed)
     for w in noisy.parameters():
-        w += level * w.std() * torch.randn(w.shape, generator=draw, dtype=w.dtype)
+        w.add_(level * w.std() * torch.randn(w.shape, generator=draw, dtype=w.dtype))
     y0 = net.parts[0](_digits(seed).x_val[:8]).double()
     states = noisy.trajectory(y0)
-    defects = torch.stack([(step(y) - after).norm(dim=1) for step, y, after in zip(flow.layers(), states, states[1:])])
+    defects = torch.stack([(step(y) - z).norm(dim=1) for step, y, z in zip(flow.layers(), states, states[1:])])
     rates = torch.stack([_rate(flow, a, b) for a, b in zip(flow.trajectory(y0)[:-1], states)])
     left = rates.flip(0).cumsum(0).flip(0) - rates  # what lies between layer n and the end
     return (flow(y0) - states[-1]).norm(dim=1), (defects * left.exp()).sum(0)
 
 
 def _rate(flow: Flow, a: Tensor, b: Tensor) -> Tensor:
-    """h times the largest logarithmic norm of df/dy on the line between two states, at five points; 0 for a contraction."""
+    """h times the largest logarithmic norm of df/dy at five points between two states; 0 for a contraction."""
     p = {k: v[0] for k, v in flow.theta().items()}
-    points = torch.stack([a + s * (b - a) for s in (0.0, 0.25, 0.5, 0.75, 1.0)]).flatten(0, 1)
-    J = torch.func.vmap(torch.func.jacfwd(lambda y: flow.field(0.0, y[None], p)[0]))(points)
+    points = torch.stack([torch.lerp(a, b, s) for s in (0.0, 0.25, 0.5, 0.75, 1.0)]).flatten(0, 1)
+    J = torch.func.vmap(torch.func.jacrev(lambda y: flow.field(0.0, y[None], p)[0]))(points)
     mu = torch.linalg.eigvalsh((J + J.mT) / 2)[:, -1].reshape(5, -1).amax(0)
     return flow.h * mu.clamp(min=0.0)
