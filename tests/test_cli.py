@@ -9,7 +9,11 @@ import pytest
 import odenet as on
 from odenet.cli import main
 
-SMALL = ["--data", "moons", "--nets", "resnet", "mlp", "--integrators", "euler", "--seeds", "2", "--width", "4", "--steps", "2", "--train-steps", "3", "--lr", "0.01", "--spans", "1", "--batch", "16", "--no-theory", "--workers", "1"]
+SMALL = [
+    "--data", "moons", "--nets", "resnet", "mlp", "--integrators", "euler", "--seeds", "2", "--width", "4",
+    "--steps", "2", "--train-steps", "3", "--lr", "0.01", "--spans", "1", "--batch", "16", "--no-theory",
+    "--workers", "1",
+]  # fmt: skip
 
 
 def files(folder: Path) -> dict[str, bytes]:

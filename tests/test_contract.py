@@ -38,8 +38,9 @@ def test_initial_value_problems() -> None:
         return -y
 
     y0, t = torch.ones(3, dtype=torch.float64), torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
-    sol = on.solve(field, y0, t, integrator="dopri5", rtol=1e-6, atol=1e-8, steps=None, gradient="discrete", events=None,
-                   max_steps=None, on_failure="raise", per_sample=False, check=False, compile=False)  # fmt: skip
+    sol = on.solve(field, y0, t, integrator="dopri5", rtol=1e-6, atol=1e-8, steps=None, gradient="discrete",
+                   events=None, max_steps=None, on_failure="raise", per_sample=False, check=False,
+                   compile=False)  # fmt: skip
     assert sol.y.shape == (3, 3) and torch.equal(sol.t, t) and sol.status == "success" and isinstance(sol.message, str)
     assert sol.t_last == 1.0 and {"nfe", "accepted", "rejected"} <= set(sol.stats)
     torch.testing.assert_close(sol(0.5), torch.exp(torch.tensor(-0.5, dtype=torch.float64)) * y0, rtol=1e-4, atol=0)

@@ -1,4 +1,4 @@
-"""The README's Python runs and prints what it says, its tables are those of the registries, its commands and links exist.
+"""The README's Python runs and prints what it says, its tables are the registries', its commands and links exist.
 
 `python tests/test_readme.py` writes the tables between the two comments anew.
 """
@@ -53,7 +53,7 @@ def tables() -> str:
 
 def _first_sentence(obj: object) -> str:
     words = " ".join((obj.__doc__ or "").split("\n\n")[0].split())
-    return re.split(r"(?<=[a-z)0-9])[.;:] |$", words)[0].rstrip(".")
+    return re.split(r"(?<=[a-z)0-9])[.;] |$", words)[0].rstrip(".")
 
 
 def blocks(language: str) -> list[str]:
@@ -76,9 +76,8 @@ def test_every_python_block_runs_by_itself_and_prints_what_the_next_block_says(t
     pairs = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", text, re.M | re.S)
     assert len(pairs) == len(blocks("python")) == 4
     # one process, a fresh namespace for each block: torch is imported once
-    driver = (
-        "import runpy, sys\nfor path in sys.argv[1:]:\n    runpy.run_path(path, run_name='__main__')\n    print('---')"
-    )
+    run_all = "for path in sys.argv[1:]:\n    runpy.run_path(path, run_name='__main__')\n    print('-' * 9)"
+    driver = f"import runpy, sys\n{run_all}"
     paths = []
     for i, (code, _) in enumerate(pairs):
         paths.append(str(tmp_path / f"block{i}.py"))
@@ -90,7 +89,7 @@ def test_every_python_block_runs_by_itself_and_prints_what_the_next_block_says(t
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "net.safetensors").is_file()
-    for (code, promised), printed in zip(pairs, done.stdout.split("---\n")):
+    for (code, promised), printed in zip(pairs, done.stdout.split("-" * 9 + "\n")):
         lines = printed.splitlines(), promised.splitlines()
         assert len(lines[0]) == len(lines[1]), (code, printed)
         for line, promise in zip(*lines):
@@ -123,6 +122,16 @@ def test_every_flag_of_a_command_in_the_readme_exists(capsys: pytest.CaptureFixt
             assert main([command, "--help"]) == 0
             known = capsys.readouterr().out
             assert all(flag in known for flag in words if flag.startswith("--")), (command, words)
+
+
+def test_the_printed_comparison_is_of_the_nets_that_quick_compares() -> None:
+    from odenet.experiment import Experiment
+
+    printed = next(block for block in blocks("text") if block.startswith("Test accuracy on"))
+    rows = re.findall(r"^ (\w+) +[\w-]+ +\d+\.\d ± \d+\.\d ", printed, re.M)
+    quick = Experiment(quick=True).settled()
+    assert tuple(dict.fromkeys(rows)) == quick.nets
+    assert f"on {quick.data}, mean ± sd over {quick.seeds} seeds" in printed
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -282,3 +282,10 @@ def test_the_odd_part_keeps_the_factors_of_odd_multiplicity():
     p = np.polymul(np.poly([1, 1, 1]), np.poly([-2, -2]))[::-1]
     assert odd_part(_poly(*(int(c) for c in p))) == _poly(-1, 1)
     assert smallest_positive_root(_poly(2, 3, 1)) is None
+
+
+@pytest.mark.parametrize("name", [n for n in integrators.names() if not n.startswith("torchdiffeq")])
+def test_the_amplification_of_an_endless_step_is_endless_and_does_not_crash(name):
+    grid = torch.tensor([complex(math.inf, 0.0), complex(-1e300, 1e300), complex(math.nan, 0.0)])
+    found = integrators.get(name).amplification(grid).abs()
+    assert not (found <= 1.0).any()

@@ -48,7 +48,8 @@ def test_an_installed_package_appears_in_list_and_compare(tmp_path: Path) -> Non
     shown = run(tmp_path, "-m", "odenet", "show", "nystrom5")
     assert shown.returncode == 0 and "Nystrom 1925" in shown.stdout
     compared = run(
-        tmp_path, "-m", "odenet", "compare", "--data", "moons", "--nets", "resnet", "--integrators", "nystrom5", "euler",
+        tmp_path, "-m", "odenet", "compare", "--data", "moons", "--nets", "resnet",
+        "--integrators", "nystrom5", "euler",
         "--seeds", "2", "--width", "4", "--steps", "2", "--train-steps", "5", "--lr", "0.01", "--spans", "1.0",
         "--no-theory", "--name", "mine",
     )  # fmt: skip
@@ -59,7 +60,10 @@ def test_an_installed_package_appears_in_list_and_compare(tmp_path: Path) -> Non
 
 def test_a_broken_plug_in_is_skipped_with_a_warning_and_the_others_work(tmp_path: Path) -> None:
     install(tmp_path)
-    code = "import warnings; warnings.simplefilter('always'); import odenet; print(odenet.integrators.get('nystrom5').order)"
+    code = (
+        "import warnings; warnings.simplefilter('always'); import odenet; "
+        "print(odenet.integrators.get('nystrom5').order)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -60,7 +60,7 @@ def page(results: Results, images: Mapping[str, Any]) -> str:
         verdicts=verdicts(results),
         chosen=chosen(results),
         cases=[{"name": k, **v} for k, v in results.theory.items() if "rows" in v],
-        toml=results.experiment.to_toml(),
+        toml=results.experiment.to_toml(place=False),
     )
 
 

@@ -109,9 +109,11 @@ class Experiment:
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
-    def to_toml(self) -> str:
+    def to_toml(self, *, place: bool = True) -> str:
+        """The spec as TOML; without `place` only what is run, not where."""
+        entries = {k: v for k, v in self.to_dict().items() if place or k not in PLACE}
         # JSON's strings, numbers, lists and booleans are TOML's
-        return "".join(f"{k} = {json.dumps(v)}\n" for k, v in self.to_dict().items())
+        return "".join(f"{k} = {json.dumps(v)}\n" for k, v in entries.items())
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Experiment:

@@ -218,7 +218,8 @@ class Flow(nn.Module):
         if set(controls) != set(self.controls):
             raise BadInput(
                 f"this flow takes the controls {list(self.controls) or 'none'}, but was given "
-                f"{sorted(controls) or 'none'}; a control is declared by the field (inputs=) and given by name, flow(y, u=u)."
+                f"{sorted(controls) or 'none'}; a control is declared by the field (inputs=) and given by name, "
+                "flow(y, u=u)."
             )
         for name, u in controls.items():
             if u.shape[0] != self.steps:

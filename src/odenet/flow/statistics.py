@@ -13,9 +13,9 @@ from ..fields.unit import Observation, observed
 def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set the running mean and variance of every flow in `model` from its outputs on `batches`, without dropout.
 
-    mean = E[z], var = E[z^2] - E[z]^2 over all values that share a set of statistics: all samples of all batches, at all
-    stages of the steps in a knot interval. The only place where statistics are written, so recomputing a forward pass
-    changes nothing.
+    mean = E[z], var = E[z^2] - E[z]^2 over all values that share a set of statistics: all samples of all batches, at
+    all stages of the steps in a knot interval. The only place where statistics are written, so recomputing a forward
+    pass changes nothing.
     """
     sums: dict[int, list[Tensor]] = {}
     seen: list[Observation] = []

@@ -14,6 +14,7 @@ and `register("mine", Mine())`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -135,9 +136,11 @@ class Integrator(ABC):
         if self.stability_function is not None:
             dominant = self.stability_function(grid)
         else:
-            eigenvalues = torch.linalg.eigvals(self._one_step_matrix(grid, coef))
+            matrix = self._one_step_matrix(grid, coef)
+            sound = torch.isfinite(matrix).all(-1).all(-1)  # LAPACK may crash on what is not finite
+            eigenvalues = torch.linalg.eigvals(torch.where(sound[..., None, None], matrix, 0.0))
             index = eigenvalues.abs().argmax(-1, keepdim=True)
-            dominant = eigenvalues.gather(-1, index).squeeze(-1)
+            dominant = torch.where(sound, eigenvalues.gather(-1, index).squeeze(-1), complex(math.inf))
         return dominant if isinstance(z, Tensor) else complex(dominant)
 
     @property
