@@ -186,7 +186,7 @@ def test_any_callable_and_any_module_is_a_field(double: None) -> None:
 
 IMPOSSIBLE = [
     (lambda: on.Flow(on.fields.Free(4), "verlet"), Incompatible,
-     r"'verlet' needs a separable field; Free offers lipschitz\. Use fields\.SeparableHamiltonian\(\.\.\.\) or int.*'rk4'"),
+     r"'verlet' needs a separable field; Free offers .* Use fields\.SeparableHamiltonian\(\.\.\.\) or int.*'rk4'"),
     (lambda: on.Flow(on.fields.Free(4, layers=2), "verlet"), Incompatible, r"Free offers none\. Use"),
     (lambda: on.Flow(on.fields.Parabolic(4), "leapfrog"), Incompatible,
      r"'leapfrog' needs a second-order field; .* Use fields\.SecondOrder\(\.\.\.\) or integrator='rk4'"),

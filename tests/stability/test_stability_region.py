@@ -121,3 +121,10 @@ def test_learned_coefficients_move_the_limit_of_the_two_step_method(k):
 def test_an_empty_box_is_refused():
     with pytest.raises(BadInput, match="box is"):
         stability_region("euler", (1.0, 0.0, -1.0, 1.0))
+
+
+@pytest.mark.parametrize("name", ["euler", "lm", "momentum", "rk4"])
+def test_a_real_eigenvalue_a_rounding_error_above_zero_does_not_limit_the_step(name: str) -> None:
+    method, sound = integrators.get(name), torch.tensor([-1.0 + 0.0j], dtype=torch.complex128)
+    with_noise = torch.tensor([-1.0 + 0.0j, 1e-12 + 0.0j, 1e-10 + 0.0j], dtype=torch.complex128)
+    assert largest_step(method, with_noise) == pytest.approx(largest_step(method, sound), rel=1e-12)

@@ -54,7 +54,7 @@ class Experiment:
     """Learning rates searched."""
     spans: tuple[float, ...] = (1.0, 4.0)
     """Depths T searched, h = T/steps; baselines have none."""
-    train_steps: int = 300
+    train_steps: int = 240
     """Steps of Adam for each training."""
     batch: int = 64
     """Samples in a batch."""

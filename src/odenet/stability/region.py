@@ -116,7 +116,8 @@ def _decaying(method: Integrator, eigenvalues: Tensor) -> Tensor:
     modes = modes[(modes.real <= NEUTRAL * top) & (modes.abs() > 1e-12 * top)]
     real = modes.real.clamp(max=0.0)
     on_axis = real.abs() <= _SHARP * modes.abs()
-    return torch.complex(torch.where(on_axis, torch.zeros_like(real), real), modes.imag)
+    kept = torch.complex(torch.where(on_axis, torch.zeros_like(real), real), modes.imag)
+    return kept[kept.abs() > 0.0]  # a real eigenvalue a rounding error above 0 has become 0, which has no direction
 
 
 def reach(method: Integrator, directions: Tensor, coef: Mapping[str, float] | None = None) -> Tensor:
