@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .. import nets, stability
 from ..errors import BadInput
-from .run import load
+from .run import load, same_everywhere
 from .store import Run
 
 
@@ -23,8 +23,9 @@ def inspect_run(folder: Path) -> dict[str, stability.Report]:
     data = load(run.experiment.data, 0)
     found = {}
     for file in files:
-        net = nets.load(file).eval()
-        found[file.stem] = report = stability.report(net, data.x_val, data.y_val)
+        with same_everywhere():
+            report = stability.report(nets.load(file).eval(), data.x_val, data.y_val)
+        found[file.stem] = report
         report.save(run.folder / "stability" / file.stem)
         print(f"{file.stem.replace('-', '/', 1).removesuffix('/-')}: {report.verdict.sentence}", flush=True)
     print(f"\n{run.folder / 'stability'}")

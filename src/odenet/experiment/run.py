@@ -157,12 +157,12 @@ def _shape(net: str, data: Dataset) -> dict[str, int]:
 
 def run(unit: Unit, folder: Path | None = None, tell: Tell = lambda fraction: None) -> dict[str, Any]:
     """Carry out one unit; nets of seed 0 are saved into `folder`. Returns plain data."""
-    with _same_everywhere():
+    with same_everywhere():
         return theory.run(unit["key"].split("/")[1], tell) if unit["task"] == "theory" else _cell(unit, folder, tell)
 
 
 @contextmanager
-def _same_everywhere() -> Iterator[None]:
+def same_everywhere() -> Iterator[None]:
     """One thread and single precision, whatever this process is set to."""
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)

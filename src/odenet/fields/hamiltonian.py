@@ -25,7 +25,7 @@ def _half(dim: int, what: str) -> int:
 
 class SeparableHamiltonian(Field):
     """y = (q, p): two layers  q' = K1^T s(K1 p + b1),  p' = -K2^T s(K2 q + b2)
-                   one layer   q' = s(K p + b),         p' = -s(K^T q + b)
+                or one layer   q' = s(K p + b),         p' = -s(K^T q + b)
 
     y (B, D) with D even, or (B, C, H, W) with `map="conv2d"`. The two-layer form has the energy
     H = 1^T P(K1 p + b1) + 1^T P(K2 q + b2), P' = s, so symplectic methods (symplectic_euler, verlet, yoshida4) keep

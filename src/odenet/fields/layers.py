@@ -28,7 +28,7 @@ class Free(Field):
 
     y (B, D), or (B, C, H, W) with `map="conv2d"`; u (B, inputs) is a control given to the flow. Nothing bounds the
     spectrum of its Jacobian diag(s') K. Choose it as the plain residual baseline (He et al. 2016; Haber & Ruthotto
-    2017, eq. 1) or, with `constraint=`, as any single-layer field.
+    2017) or, with `constraint=`, as any single-layer field.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ STATUSES = {
     "success": "the error was controlled to the tolerance, or found small by a second run",
     "completed": "fixed steps, finite; the error was not estimated",
     "suspect": "fixed steps, finite, but h times the local Lipschitz constant is large",
-    "inaccurate": "a run with half the steps differs by more than the tolerance",
+    "inaccurate": "a run with half the step size differs by more than the tolerance",
     "max_steps": "the limit on the number of steps was reached",
     "non_finite": "the state became infinite or NaN",
     "step_underflow": "the step size became too small to advance t",

@@ -136,7 +136,7 @@ resnet = dense(
     "y' = s(K y + b) under forward Euler: the residual network. The plain choice, and the one to beat.",
 )  # fmt: skip
 antisymmetric = dense(
-    "antisymmetric", Antisymmetric, ("rk4", "euler", "ab3"), "Haber & Ruthotto 2017 (arXiv 1705.03341), section 4",
+    "antisymmetric", Antisymmetric, ("rk4", "euler", "ab3"), "Haber & Ruthotto 2017 (arXiv 1705.03341)",
     "y' = s((W - W^T - gamma I) y + b). Signals neither die nor grow, if the integrator is stable near the imaginary "
     "axis: the default is rk4, because forward Euler amplifies here for every h unless gamma is large.",
 )  # fmt: skip
