@@ -159,7 +159,7 @@ def _loop(
                 result,
             )
         good = before
-        row = {"step": float(step), "loss": value, "seconds": time.perf_counter() - start}
+        row = {"step": step, "loss": value, "seconds": time.perf_counter() - start}
         if every and (step % every == 0 or step == steps):
             _settle(net, problem)
             row |= {f"val_{k}": v for k, v in problem.measure(net, problem.validation).items()}

@@ -153,7 +153,7 @@ class _Members:
         own = dict(net.named_parameters())
         for name, w in zip(self.names, self.weights):
             own[name].copy_(w[i])
-        history = [{"step": k + 1.0, "loss": v, "seconds": seconds * (k + 1) / total} for k, v in enumerate(losses)]
+        history = [{"step": k + 1, "loss": v, "seconds": seconds * (k + 1) / total} for k, v in enumerate(losses)]
         finite = math.isfinite(losses[-1]) and all(bool(w[i].isfinite().all()) for w in self.weights)
         prefix = "" if self.problems[i].held_out == "test" else "train_"
         score = {prefix + k: v for k, v in self.problems[i].score(net).items()} if finite else {}
