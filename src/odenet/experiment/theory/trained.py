@@ -20,7 +20,7 @@ from .. import statistics
 from .case import Case, Figure, Finding, Series, number
 
 Tell = Callable[[float], None]
-SEEDS = (0, 1, 2)
+SEEDS = tuple(range(6))  # with three, a difference of four points is found in half of the runs only
 WIDTH = 32
 LONG, LAYERS = 16.0, 32  # of coarse_steps
 SHORT, FEW = 4.0, 16  # of noise
