@@ -133,7 +133,7 @@ def test_a_net_stepped_with_its_own_number_of_steps_is_itself() -> None:
     with torch.no_grad():
         assert torch.equal(trained._stepped(net, "rk4", 8)(x), net(x))
         fine, other = (trained._stepped(net, *pair)(x) for pair in (("rk4", 64), ("euler", 4096)))
-    torch.testing.assert_close(fine, other, rtol=0, atol=1e-2)
+    torch.testing.assert_close(fine, other, rtol=0, atol=2e-3)  # the error of 4096 Euler steps, which halves with h
 
 
 def test_the_winner_flips_where_the_stability_intervals_say(cases: dict[str, Case]) -> None:

@@ -151,3 +151,13 @@ def test_seeds_can_be_a_batch_axis() -> None:
             alone = torch.autograd.grad((flow(y) ** 2).sum(), list(flow.parameters()))
             for (key, _), g in zip(flow.named_parameters(), alone):
                 torch.testing.assert_close(together[key][s], g, rtol=1e-10, atol=1e-12)
+
+
+def test_a_tensor_that_starts_to_require_a_gradient_later_is_noticed() -> None:
+    a, y = torch.tensor(0.3), torch.randn(3, 4, requires_grad=True)
+    flow = on.Flow(lambda t, y: a * torch.sin(y), "rk4", gradient="checkpoint")
+    flow(y).sum().backward()
+    a.requires_grad_()
+    with pytest.warns(UserWarning, match="'autograd' is used instead"):
+        flow(y).sum().backward()
+    assert a.grad is not None and float(a.grad.abs()) > 0

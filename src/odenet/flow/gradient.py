@@ -63,7 +63,7 @@ class Checkpoint(Gradient):
     def __call__(
         self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None
     ) -> State:
-        if not _wanted(y0, theta) or _leaves_elsewhere(march, y0, theta, self.name):
+        if not torch.is_grad_enabled() or _leaves_elsewhere(march, y0, theta, self.name):
             return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
         record.keep = self.every
         return _Replay.apply(march, save, record, watch, tuple(theta), y0, *theta.values())[0]
@@ -95,7 +95,7 @@ class Reversible(Gradient):
     def __call__(
         self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None
     ) -> State:
-        if not _wanted(y0, theta):
+        if not torch.is_grad_enabled():
             return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
         if _leaves_elsewhere(march, y0, theta, self.name):
             raise Incompatible(
@@ -103,11 +103,6 @@ class Reversible(Gradient):
                 'that require a gradient; give them as weights of the field or use gradient="autograd".'
             )
         return _Backwards.apply(march, save, record, tuple(theta), y0, *theta.values())[0]
-
-
-def _wanted(y0: State, theta: Params) -> bool:
-    """Whether there is a gradient to recompute for; leaves beside y0 and theta are looked for by the caller."""
-    return torch.is_grad_enabled()
 
 
 def _refuse_stateful(name: str, march: March) -> None:
@@ -120,20 +115,19 @@ def _refuse_stateful(name: str, march: March) -> None:
 
 
 def _leaves_elsewhere(march: March, y0: State, theta: Params, name: str) -> bool:
-    """Whether the field depends on tensors that require a gradient beside y0 and theta (found by one evaluation)."""
-    seen = march.__dict__.setdefault("_leaves", {})
-    if "elsewhere" not in seen:
-        with torch.enable_grad():
-            first = {k: tuple(c.detach() for c in v) for k, v in march.pieces(theta)[0].items()} if theta else {}
-            f = march.rhs(0, first)
-            seen["elsewhere"] = bool(f(march.knots[0], y0.detach()).requires_grad)
-        if seen["elsewhere"] and name != "reversible":
-            warnings.warn(
-                f"gradient {name!r} sees only the state and the flow's weights, but the field uses other tensors that "
-                "require a gradient; 'autograd' is used instead. Give them as weights of the field to avoid this.",
-                stacklevel=4,
-            )
-    return seen["elsewhere"]
+    """Whether the field depends on tensors that require a gradient beside y0 and theta.
+
+    Found by one evaluation, in every call: what requires a gradient may change between two of them.
+    """
+    first = {k: tuple(c.detach() for c in v) for k, v in march.pieces(theta)[0].items()}
+    found = march.rhs(0, first)(march.knots[0], y0.detach()).requires_grad
+    if found and name != "reversible":
+        warnings.warn(
+            f"gradient {name!r} sees only the state and the flow's weights, but the field uses other tensors that "
+            "require a gradient; 'autograd' is used instead. Give them as weights of the field to avoid this.",
+            stacklevel=4,
+        )
+    return found
 
 
 GRADIENTS: dict[str, Gradient] = {g.name: g for g in (Autograd(), Checkpoint("knot"), Checkpoint("step"), Reversible())}

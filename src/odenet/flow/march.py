@@ -73,6 +73,11 @@ class Record:
         return -(-self.halves // 2)
 
 
+def _coefficients(piece: Piece) -> Params | None:
+    """The integrator's learnable coefficients of one interval."""
+    return {k[len(COEF) :]: v[0] for k, v in piece.items() if k.startswith(COEF)} or None
+
+
 Watch = Callable[[Mark, State, State], str]  # (step, state before, state after) -> "" or why to stop
 
 
@@ -149,14 +154,14 @@ class March:
 
     def step(self, mark: Mark, rhs: Rhs, piece: Piece, y: State, carry: Carry) -> Step:
         """One step of the integrator."""
-        coef = {k[len(COEF) :]: v[0] for k, v in piece.items() if k.startswith(COEF)} or None
+        coef = _coefficients(piece)
         if mark.fresh:
             carry = self.integrator.init(rhs, mark.t, y, mark.h, coef)
         return self.integrator.step(rhs, mark.t, y, mark.h, carry, coef, **self._unneeded)
 
     def invert(self, mark: Mark, piece: Piece, y: State, carry: Carry) -> tuple[State, Carry]:
         """State and memory before a step, from those after it."""
-        coef = {k[len(COEF) :]: v[0] for k, v in piece.items() if k.startswith(COEF)} or None
+        coef = _coefficients(piece)
         memory = carry if self.integrator.history else ()
         before = self.integrator.invert(self.rhs(mark.n, piece), mark.t, y, mark.h, memory, coef)
         return before.y, () if mark.fresh or not self.integrator.history else before.carry

@@ -20,6 +20,7 @@ from . import gradient as gradients
 from .gradient import Gradient
 from .march import COEF, MASK, March, Record, Tolerance
 
+STAT = "stat_"  # prefix of the buffers that hold running statistics
 _REMEDY = {
     "separable": ("fields.SeparableHamiltonian(...)", "rk4"),
     "second_order": ("fields.SecondOrder(...)", "rk4"),
@@ -117,7 +118,7 @@ class Flow(nn.Module):
         for name in first:
             c = torch.stack([p[name] for p in draws[: self.depths[name].count(self.steps)]])
             if name in self.field.statistics:
-                self.register_buffer(f"stat_{name}", c)
+                self.register_buffer(STAT + name, c)
             else:
                 self.weights[name] = nn.Parameter(c)
 
@@ -148,7 +149,8 @@ class Flow(nn.Module):
         """The same field and the same weights (shared, not copied) under another integrator.
 
         steps: total steps, a multiple of the knot intervals; the weight pieces stay. None: one step per interval, or
-        adaptive steps where the method has an error estimate. Raises BadInput for steps that are no multiple.
+        adaptive steps where the method has an error estimate. A reversible gradient becomes autograd
+        where the new method has no inverse. Raises BadInput for steps that are no multiple.
         """
         if steps is not None and (_positive("steps", steps) % self.steps):
             raise BadInput(
@@ -200,8 +202,7 @@ class Flow(nn.Module):
     def theta(self, y: State | None = None, **controls: Tensor) -> Params:
         """All that varies with depth, effective (constraints applied): weights, statistics, coefficients, controls, and
         in training a fresh dropout mask for the shape of y."""
-        stored: Params = dict(self.weights.items())
-        stored |= {name[5:]: buffer for name, buffer in self.named_buffers(recurse=False)}
+        stored = self._stored()
         theta = self.field.constrain(stored) if stored else {}
         if self.module is not None and self.gradient.name != "autograd":
             own = dict(self.module.named_parameters())
@@ -213,6 +214,10 @@ class Flow(nn.Module):
             mask = torch.empty(self.steps, *y.shape, dtype=y.dtype, device=y.device).bernoulli_(keep)
             theta[MASK] = mask / keep
         return theta
+
+    def _stored(self) -> Params:
+        """Weights and statistics as they are kept, before constraints."""
+        return {**self.weights, **{name[len(STAT) :]: b for name, b in self.named_buffers(recurse=False)}}
 
     def _checked(self, controls: dict[str, Tensor]) -> dict[str, Tensor]:
         if set(controls) != set(self.controls):
@@ -285,9 +290,8 @@ class Flow(nn.Module):
         return [partial(self.interval, n) for n in range(self.steps)]
 
     def interval(self, n: int, state: Any) -> Any:
-        """Advance over knot interval n (fixed steps), differentiable in the state and the weights."""
-        stored = {**self.weights, **{name[5:]: b for name, b in self.named_buffers(recurse=False)}}
-        local = {name: c[list(self.march.depths[name].support(n))] for name, c in stored.items()}
+        """Advance over knot interval n (fixed steps, no dropout), differentiable in the state and the weights."""
+        local = {name: c[list(self.march.depths[name].support(n))] for name, c in self._stored().items()}
         piece = {name: c.unbind(0) for name, c in (self.field.constrain(local) if local else {}).items()}
         piece |= {COEF + name: (c[n],) for name, c in self.coefficients.items()}
         y, carry = (state[0], tuple(state[1:])) if isinstance(state, tuple) else (state, ())
