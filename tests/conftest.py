@@ -28,6 +28,12 @@ def double() -> None:
     torch.set_default_dtype(torch.float64)
 
 
+@pytest.fixture
+def recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradient "discrete" recomputes small graphs too, so that small tests reach the recomputation."""
+    monkeypatch.setattr("odenet.flow.gradient.WHOLE", 0)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """`slow`, `gpu` and `bench` run only when asked for, with -m."""
     if not config.getoption("-m"):

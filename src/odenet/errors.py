@@ -6,6 +6,7 @@
     │   └── Incompatible                 two choices that cannot work together
     ├── ClaimRefused (ValueError)        a method's stated fact contradicts its coefficients
     ├── NotBuiltYet (NotImplementedError)  a documented part that this version does not have
+    ├── StepFailed (RuntimeError)        one step could not be taken (Newton's iteration diverged); a march catches it
     ├── SolveFailed (RuntimeError)       an integration that ended early; holds `.solution`
     └── TrainingStopped (RuntimeError)   a training run that met a non-finite number; holds `.fit`
 
@@ -42,6 +43,14 @@ class ClaimRefused(OdenetError, ValueError):
 
 class NotBuiltYet(OdenetError, NotImplementedError):
     """A documented part that this version does not have."""
+
+
+class StepFailed(OdenetError, RuntimeError):
+    """A step from t with size h cannot be taken; an adaptive march shortens it, a fixed one ends with `status`."""
+
+    def __init__(self, message: str, status: str = "newton_failed") -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class SolveFailed(OdenetError, RuntimeError):

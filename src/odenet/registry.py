@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
@@ -42,6 +42,7 @@ class Registry(Generic[T]):
         self.planned = frozenset(planned)
         self._check = check
         self._entries: dict[str, T] = {}
+        self._shelf: dict[str, Any] = {}
         self._families: dict[str, tuple[Callable[[], Iterable[str]], Callable[[str], T]]] = {}
         self._loaded = False
 
@@ -52,11 +53,20 @@ class Registry(Generic[T]):
                 f"{self.kind} name {name!r} is not usable: names are lower case letters, digits and underscores, "
                 'starting with a letter, such as "my_method".'
             )
-        if name in self._entries or name.split(":")[0] in self._families:
+        if name in self._entries or name in self._shelf or name.split(":")[0] in self._families:
             raise BadInput(f"{self.kind} {name!r} is registered already; choose another name.")
         entry = self._check(name, obj) if self._check else obj
         self._entries[name] = entry
         return entry
+
+    def shelve(self, entries: Mapping[str, Any]) -> None:
+        """Entries that are checked when they are first asked for, so that importing a large library costs nothing.
+
+        Raises BadInput for a name that is there already.
+        """
+        if twice := sorted(entries.keys() & (self._shelf.keys() | self._entries.keys())):
+            raise BadInput(f"{self.kind} {twice[0]!r} is registered already; choose another name.")
+        self._shelf.update(entries)
 
     def family(self, prefix: str, names: Callable[[], Iterable[str]], make: Callable[[str], T]) -> None:
         """Entries `prefix:x` that exist elsewhere: `names()` lists the x, `make(x)` builds one on demand."""
@@ -65,6 +75,8 @@ class Registry(Generic[T]):
     def get(self, name: str) -> T:
         """The entry called `name`; raises UnknownName with the nearest names, NotBuiltYet for a planned one."""
         if isinstance(name, str):
+            if name not in self._entries and name in self._shelf:
+                self._entries[name] = self._check(name, self._shelf[name]) if self._check else self._shelf[name]
             if name not in self._entries and ":" in name:
                 prefix, member = name.split(":", 1)
                 if prefix in self._families and member in set(self._families[prefix][0]()):
@@ -85,7 +97,7 @@ class Registry(Generic[T]):
         """All names, sorted."""
         self._load()
         members = {f"{p}:{m}" for p, (listed, _) in self._families.items() for m in listed()}
-        return sorted(set(self._entries) | members)
+        return sorted(set(self._entries) | set(self._shelf) | members)
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries or name in self.names()
@@ -96,7 +108,7 @@ class Registry(Generic[T]):
         self._loaded = True
         for point in entry_points(group=self.group):
             try:
-                if point.name not in self._entries:
+                if point.name not in self._entries and point.name not in self._shelf:
                     found = point.load()
                     if point.name not in self._entries:  # a module may register its parts when it is imported
                         self.register(point.name, found)

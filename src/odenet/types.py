@@ -21,8 +21,17 @@ Function: TypeAlias = Callable[[Time, State], State]
 
 
 class Step(NamedTuple):
-    """Result of one step: the new state, the error estimate of an embedded pair (else None), the new memory."""
+    """Result of one step.
+
+    y:       the new state
+    error:   estimate of the local error by an embedded method, else None
+    carry:   the new memory
+    slopes:  stages f(t + c_i h, Y_i), from which dense output is made, where the method has them at hand
+    order:   p where the error estimate scales like h^p and p changes from step to step, else None
+    """
 
     y: State
     error: State | None
     carry: Carry
+    slopes: tuple[State, ...] = ()
+    order: int | None = None

@@ -11,7 +11,7 @@ import torch
 import odenet as on
 from odenet.errors import Incompatible
 
-pytestmark = pytest.mark.usefixtures("double")
+pytestmark = pytest.mark.usefixtures("double", "recomputed")
 
 PLAIN = [n for n in on.integrators.names() if not n.startswith("torchdiffeq")]
 

@@ -91,12 +91,14 @@ def test_a_second_order_field_starts_at_rest_or_from_a_pair() -> None:
         on.solve(field, (torch.tensor([1.0]), torch.tensor([2.0])), [0.0, 1.0], integrator="leapfrog", steps=10)
 
 
-def test_dense_output_is_of_fourth_order() -> None:
+@pytest.mark.parametrize(("name", "order"), [("dopri5", 5.0), ("rk4", 4.0)])
+def test_dense_output_has_the_local_order_of_the_polynomial(name: str, order: float) -> None:
     errors = []
+    times = torch.linspace(0.003, 0.999, 57)
     for steps in (10, 20):
-        sol = on.solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0], integrator="dopri5", steps=steps)
-        errors.append(max(abs(float(sol(t)) - math.exp(-t)) for t in (0.03, 0.333, 0.77, 0.99)))
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(4.0, abs=0.5)
+        sol = on.solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0], integrator=name, steps=steps)
+        errors.append(float((sol(times)[:, 0] - torch.exp(-times)).abs().max()))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
     with pytest.raises(BadInput, match=r"known on \[0, 1\], not at t = 1.5"):
         sol(1.5)
 
@@ -155,7 +157,7 @@ def test_check_finds_a_coarse_run_inaccurate_and_a_fine_one_a_success(name: str)
         check=True,
         on_failure="return",
     )
-    assert pole.status in ("inaccurate", "non_finite")
+    assert pole.status in ("inaccurate", "non_finite", "newton_failed")
     fine = on.solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0], name, steps=300, check=True, rtol=2e-2, atol=1e-3)
     assert fine.status == "success"
     if not name.startswith("torchdiffeq") and name != "momentum":  # those do not follow error = C h^p here
@@ -210,7 +212,6 @@ def test_bad_input_is_told_in_a_sentence(change: dict[str, object], sentence: st
         on.solve(**given)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("option", [{"events": abs}, {"per_sample": True}, {"compile": True}])
-def test_parts_that_are_not_built_say_so(option: dict[str, object]) -> None:
+def test_compilation_is_not_built_and_says_so() -> None:
     with pytest.raises(NotBuiltYet, match="is not built in this version"):
-        on.solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0], **option)  # type: ignore[arg-type]
+        on.solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0], compile=True)

@@ -40,7 +40,7 @@ def start(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> tor
 def march(method, f, y, steps=STEPS, h=H, coef=None, t=0.0):
     carry, states = (), [y]
     for n in range(steps):
-        y, _, carry = method.step(f, t + n * h, y, h, carry, coef)
+        y, _, carry, *_ = method.step(f, t + n * h, y, h, carry, coef)
         states.append(y)
     return torch.stack(states)
 

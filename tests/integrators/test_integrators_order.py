@@ -247,7 +247,7 @@ def _problem(method):
 def _error(method, problem, steps, coef=None, end=1.0):
     h, y, carry = end / steps, problem.exact(0.0), ()
     for n in range(steps):
-        y, _, carry = method.step(problem, n * h, y, h, carry, coef)
+        y, _, carry, *_ = method.step(problem, n * h, y, h, carry, coef)
     return float((y - problem.exact(end)).norm())
 
 

@@ -145,7 +145,7 @@ def _growth(method, z, steps=400):
     size = 2 if "separable" in method.needs else 1
     y, carry, log = torch.tensor([0.8 + 0.3j, 0.4 - 0.6j][:size], dtype=torch.complex128), (), []
     for n in range(steps):
-        y, _, carry = method.step(f, float(n), y, 1.0, carry, None)
+        y, _, carry, *_ = method.step(f, float(n), y, 1.0, carry, None)
         scale = max(float(y.abs().max()), *(float(c.abs().max()) for c in carry), 1e-300)
         y, carry = y / scale, tuple(c / scale for c in carry)
         log.append(math.log(scale))

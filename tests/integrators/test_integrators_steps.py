@@ -186,9 +186,9 @@ def test_inverting_every_step_returns_to_the_start(name):
     now, carry, memories = y, (), []
     for n in range(STEPS):
         memories.append((now, carry))
-        now, _, carry = method.step(f, n * H, now, H, carry, None)
+        now, _, carry, *_ = method.step(f, n * H, now, H, carry, None)
     for n in reversed(range(STEPS)):
-        now, _, carry = method.invert(f, n * H, now, H, carry, None)
+        now, _, carry, *_ = method.invert(f, n * H, now, H, carry, None)
         state, memory = memories[n]
         assert torch.allclose(now, state, rtol=0, atol=1e-9 if name == "momentum" else 1e-12)
         for got, kept in zip(carry, memory):
@@ -249,7 +249,7 @@ def test_a_long_run_costs_the_stated_stages_per_step(name):
     coef, carry, counts = coefficients(method), (), []
     for n in range(10):
         f.calls = 0
-        y, _, carry = method.step(f, n * H, y, H, carry, coef)
+        y, _, carry, *_ = method.step(f, n * H, y, H, carry, coef)
         counts.append(f.calls)
     assert counts[-1] == method.stages == method.facts.stages
     # a step that starts afresh costs at most one evaluation more than the rest, or those of a starter
@@ -289,5 +289,5 @@ def test_the_length_of_the_memory_tells_the_phase(name):
     carry, lengths = (), []
     for n in range(5):
         lengths.append(len(carry))
-        y, _, carry = method.step(f, n * H, y, H, carry, None)
+        y, _, carry, *_ = method.step(f, n * H, y, H, carry, None)
     assert lengths == [min(n, method.history) for n in range(5)]

@@ -211,3 +211,44 @@ def theory(name: str, case: Mapping[str, Any]) -> Drawing:
         return canvas
 
     return Drawing(f"theory_{name}", case["title"] + ".", ("curve", "kind", "x", "y"), data, draw)
+
+
+# colours of Okabe and Ito, told apart by every eye; markers repeat the distinction for print
+MANY = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", INK)
+MARKERS = "osD^vPX<>*"
+
+
+def work_precision(problem: str, rows: Sequence[Mapping[str, Any]]) -> Drawing:
+    """Error at the end against evaluations and against seconds, a line for each method; other libraries' are dashed."""
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["error"] is not None and row["error"] < 100:
+            lines.setdefault(row["method"], []).append(row)
+
+    def draw() -> Canvas:
+        canvas = Canvas(figsize=(10.0, 4.4), layout="constrained")
+        FigureCanvasAgg(canvas)
+        panels = canvas.subplots(1, 2, sharey=True)
+        for ax, measure, label in zip(panels, ("nfe", "seconds"), ("evaluations of f", "seconds")):
+            for i, (method, points) in enumerate(lines.items()):
+                ax.loglog(
+                    [p[measure] for p in points],
+                    [max(p["error"], 1e-17) for p in points],
+                    color=MANY[i % len(MANY)],
+                    marker=MARKERS[i % len(MARKERS)],
+                    ls="--" if ":" in method else "-",
+                    ms=5,
+                    lw=1.4,
+                    label=method,
+                )
+            ax.set_xlabel(label)
+            ax.grid(color=GRID, lw=0.8)
+        panels[0].set_ylabel("error at the end")
+        panels[0].set_title(problem)
+        if lines:
+            canvas.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
+        return canvas
+
+    caption = f"{problem}: error at the last time against work, errors above 100 left out; below and left is better."
+    columns = ("problem", "method", "kind", "setting", "status", "error", "nfe", "seconds")
+    return Drawing(f"work_precision_{problem}", caption, columns, list(rows), draw)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from ..registry import Registry
 from . import activations, constraints, maps
+from .additive import SemiLinear, Split, WithJacobian
 from .base import OFFERS, Field, FirstOrder
 from .constraints import Orthogonal, PositiveSemidefinite, Skew, SpectralCap, Unconstrained
 from .hamiltonian import HamiltonianJ, SeparableHamiltonian
 from .layers import Antisymmetric, Free, Parabolic, SecondOrder
 from .maps import Conv, Dense
+from .noise import Noisy
 from .physics import HarmonicOscillator, Kepler, Lorenz, LotkaVolterra, Pendulum, VanDerPol
 from .rhs import Rhs
 from .wrap import wrap
@@ -46,17 +48,21 @@ __all__ = [
     "Kepler",
     "Lorenz",
     "LotkaVolterra",
+    "Noisy",
     "Orthogonal",
     "Parabolic",
     "Pendulum",
     "PositiveSemidefinite",
     "Rhs",
     "SecondOrder",
+    "SemiLinear",
     "SeparableHamiltonian",
     "Skew",
     "SpectralCap",
+    "Split",
     "Unconstrained",
     "VanDerPol",
+    "WithJacobian",
     "activations",
     "constraints",
     "get",

@@ -14,6 +14,10 @@ from ..types import Params, State, Time
 OFFERS = {
     "separable": "y = (q, p) with q' = drift(t, p), p' = kick(t, q)",
     "second_order": "y'' = f(t, y)",
+    "split": "f = explicit(t, y) + implicit(t, y), the second part stiff",
+    "linear": "f = L y + nonlinear(t, y) with a matrix L = linear(p)",
+    "noise": "dy = f dt + diffusion(t, y) dW",
+    "jacobian": "df/dy in closed form",
     "energy": "a function of y that the exact flow keeps",
     "lipschitz": "an upper bound of the Lipschitz constant of f in y",
     "lognorm": "an upper bound of the logarithmic 2-norm of df/dy",
@@ -31,6 +35,10 @@ class Field(nn.Module, ABC):
 
     offers:      subset of OFFERS; where one is not offered, its methods are absent or raise Incompatible
         separable      kick(t, q, p) = dp/dt,  drift(t, p_, p) = dq/dt
+        split          explicit(t, y, p), implicit(t, y, p) with sum f
+        linear         linear(p) -> (D, D) or (D,) for a diagonal, nonlinear(t, y, p) with linear y + nonlinear = f
+        noise          diffusion(t, y, p), see fields.Noisy
+        jacobian       jacobian(t, y, p) -> (B, D, D), or (D, D) for a state (D,)
         energy         energy(y, p) -> (B,)
         lipschitz      lipschitz_bound(p) -> scalar;     lognorm: lognorm_bound(p) -> scalar
         potential      potential(y, p) -> (B,);          exact: exact(t, y0) -> state

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,11 @@ _MUTATING = (nn.modules.batchnorm._NormBase,)
 class Wrapped(Field):
     """f(t, y) given by a callable or module; made by `wrap`."""
 
-    def __init__(self, f: Callable[..., Tensor], takes_time: bool, axis: int) -> None:
+    def __init__(self, f: Callable[..., Tensor], takes_time: bool, axis: int, tensor_time: bool = False) -> None:
         super().__init__()
         self._held = (f,)  # a tuple hides a module from registration: the flow or the user owns its weights
         self.takes_time = takes_time
+        self.tensor_time = tensor_time
         self.axis = axis
 
     @property
@@ -50,11 +52,21 @@ class Wrapped(Field):
         return {_key(n): v.detach().clone() for n, v in fresh.named_parameters()}
 
     def forward(self, t: Time, y: State, p: Params) -> State:
-        args = (t, y) if self.takes_time else (y,)
+        return self.direct(p)(t, y)
+
+    def direct(self, p: Params) -> Callable[[Time, State], State]:
+        """f(t, y) with the weights p put into the module, where p has them."""
+        call = self.inner
         if self.module is not None and p and any(_key(n) in p for n, _ in self.module.named_parameters()):
             own = {n: p[_key(n)] for n, _ in self.module.named_parameters()}
-            return torch.func.functional_call(self.module, own, args)
-        return self.inner(*args)
+            module = self.module
+
+            def call(*args: Any) -> Tensor:
+                return torch.func.functional_call(module, own, args)
+
+        if not self.takes_time:
+            return lambda t, y: call(y)
+        return call if not self.tensor_time else lambda t, y: call(_tensor(t, y), y)
 
     def train(self, mode: bool = True) -> Wrapped:
         """As nn.Module: the module, which is not registered here, changes mode too (its dropout, its batch norm)."""
@@ -81,8 +93,15 @@ def _key(name: str) -> str:
     return name.replace(".", "/")
 
 
-def wrap(f: Callable[..., Tensor] | nn.Module, *, axis: int = -1) -> Field:
+def _tensor(t: Time, y: State) -> Tensor:
+    """The time as a 0-dim tensor of the real dtype of y."""
+    return t if isinstance(t, Tensor) else torch.tensor(t, dtype=y.real.dtype, device=y.device)
+
+
+def wrap(f: Callable[..., Tensor] | nn.Module, *, axis: int = -1, tensor_time: bool = False) -> Field:
     """A field from f(t, y), f(y) or an nn.Module of either form; a Field passes through.
+
+    tensor_time: f gets t as a 0-dim tensor, for torch.sin(t); else a python float, for math.sin(t), which is faster
 
     With depth "shared" the module is called as it is and keeps its weights; otherwise every coefficient is a copy of
     them. Choose it to put any existing block under any integrator. Raises BadInput for what is not callable or takes
@@ -92,7 +111,7 @@ def wrap(f: Callable[..., Tensor] | nn.Module, *, axis: int = -1) -> Field:
         return f
     if not callable(f):
         raise BadInput(f"wrap needs a callable f(t, y) or f(y), or an nn.Module; it was given {type(f).__name__}.")
-    return Wrapped(f, _takes_time(f), axis)
+    return Wrapped(f, _takes_time(f), axis, tensor_time)
 
 
 def _takes_time(f: Callable[..., Tensor]) -> bool:

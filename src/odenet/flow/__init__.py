@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .chain import Chain, Transfer
+from .events import Event
 from .gradient import GRADIENTS, Gradient
 from .march import March
 from .module import Flow, check_pair
@@ -14,6 +15,7 @@ from .sweep import Sweep, sweep
 __all__ = [
     "GRADIENTS",
     "Chain",
+    "Event",
     "Flow",
     "Gradient",
     "March",

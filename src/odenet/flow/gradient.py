@@ -1,27 +1,34 @@
 """How the derivative of a march is computed: kept by autograd, recomputed from checkpoints, or run backwards.
 
-All three give the derivative of what was computed, step by step. Whatever gets a gradient is in y0 or theta.
+All three give the derivative of what was computed, step by step. Whatever gets a gradient is in y0, theta or the
+weights that the field's module owns.
 """
 
 from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import BadInput, Incompatible
-from ..types import Carry, Params, State
-from .march import March, Mark, Piece, Record
+from ..types import Params, State
+from .adjoint import Adjoint, Binomial, Forward
+from .march import March
+from .pullback import Backwards, Replay, reaches, transformed
+from .record import Record
+
+SMALL = 8192  # entries of a state below which several steps are recomputed together
+WHOLE = 64 * 2**20  # bytes of graph that "discrete" keeps whole: recomputing would save little and cost a third
 
 
 class Gradient(ABC):
     """Runs a march so that its result can be differentiated; returns the states at the knots (or the last one)."""
 
     name: str
+    flat: bool = False  # promises memory that does not grow with the steps, so dense output keeps no nodes
 
     def check(self, march: March) -> None:
         """Raise Incompatible if this march cannot be differentiated this way."""
@@ -31,7 +38,7 @@ class Gradient(ABC):
     def __call__(
         self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None
     ) -> State:
-        """The last state, or with `save` all states at the knots stacked on a new first axis."""
+        """The last state, or with `save` y0 and all outputs of the march stacked on a new first axis."""
 
 
 class Autograd(Gradient):
@@ -47,10 +54,12 @@ class Autograd(Gradient):
 
 
 class Checkpoint(Gradient):
-    """Only states are kept, at every knot or at every accepted step, and each piece is recomputed when its gradient is
-    needed: memory O(steps * state) instead of O(graph). Choose it when the graph does not fit.
+    """Only states are kept, at every knot or every few accepted steps, and each piece is recomputed when its gradient
+    is needed: memory O(steps * state) instead of O(graph). Choose it when the graph does not fit.
 
-    Name "checkpoint": every knot; "discrete": every accepted step (the default of `solve`).
+    Name "checkpoint": every knot; "discrete": every accepted step, or every eighth of a small state (the default of
+    `solve`). A "discrete" graph below 64 MB is kept whole, as "autograd" does. The derivative of a recomputed gradient
+    is refused in a sentence; use "autograd" for second derivatives.
     """
 
     def __init__(self, every: str) -> None:
@@ -63,20 +72,64 @@ class Checkpoint(Gradient):
     def __call__(
         self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None
     ) -> State:
-        if not torch.is_grad_enabled() or _leaves_elsewhere(march, y0, theta, self.name):
+        if not torch.is_grad_enabled():
+            return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
+        if self.every == "step" and WHOLE and isinstance(march, March) and not transformed():
+            whole = _kept_whole(march, y0, theta, save, record, watch)
+            if whole is not None:
+                return whole
+        if _leaves_elsewhere(march, y0, theta, self.name):
             return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
         record.keep = self.every
-        return _Replay.apply(march, save, record, watch, tuple(theta), y0, *theta.values())[0]
+        record.stride = max(1, min(8, SMALL // max(1, y0.numel())))
+        return Replay.apply(march, self.name, save, record, watch, tuple(theta), y0, *theta.values(), *march.own)[0]
+
+
+def _kept_whole(march: March, y0: State, theta: Params, save: bool, record: Record, watch: Any) -> State | None:
+    """The run with its graph kept, if that has less than WHOLE bytes; else None, with nothing done."""
+    fitting = _steps_that_fit(march, y0, theta)
+    if march.tolerance is None:
+        if march.substeps * (len(march.knots) - 1) > fitting:
+            return None
+        return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
+    if fitting < 20 or march.look is not None:  # too few to try; and events remember what they have seen
+        return None
+    record.most = fitting
+    out = Autograd()(march, y0, theta, save=save, record=record, watch=watch)
+    if record.status != "too_many":
+        return out
+    record.__init__(deadline=record.deadline)  # type: ignore[misc]
+    if watch is not None:
+        watch.restart(y0)
+    return None
+
+
+def _steps_that_fit(march: March, y0: State, theta: Params) -> int:
+    """How many steps have a graph of less than WHOLE bytes, from what one evaluation saves."""
+    own, sizes = {w.data_ptr() for w in march.own}, {}
+
+    def pack(x: Tensor) -> Tensor:
+        if x.data_ptr() not in own:
+            sizes[x.data_ptr()] = x.numel() * x.element_size()
+        return x
+
+    piece = march.pieces(theta)[0] if theta else {}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        march.rhs(0, piece)(march.knots[0], y0.detach().requires_grad_())
+    state = y0.numel() * y0.element_size()
+    return int(WHOLE / max(1, march.integrator.stages * (sum(sizes.values()) + 2 * state)))
 
 
 class Reversible(Gradient):
     """Nothing but the last state is kept; earlier ones are recomputed by the inverse of the step: memory flat in depth.
 
-    Exact up to rounding, which the inverse of a dissipative method amplifies. Choose it for deep nets under verlet,
-    symplectic_euler, leapfrog or two_step_midpoint. Raises Incompatible for an integrator without an inverse.
+    Exact up to rounding, which the inverse of a dissipative method amplifies: the start is compared with what the
+    backward run arrives at, with a warning or an error where they differ. Choose it for deep nets and long solves under
+    verlet, symplectic_euler, leapfrog or two_step_midpoint. Raises Incompatible for an integrator without an inverse.
     """
 
     name = "reversible"
+    flat = True
 
     def check(self, march: March) -> None:
         if not march.integrator.reversible:
@@ -97,12 +150,111 @@ class Reversible(Gradient):
     ) -> State:
         if not torch.is_grad_enabled():
             return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
-        if _leaves_elsewhere(march, y0, theta, self.name):
+        _refuse_elsewhere(march, y0, theta, self.name)
+        return Backwards.apply(march, save, record, watch, tuple(theta), y0, *theta.values(), *march.own)[0]
+
+
+class Continuous(Gradient):
+    """The adjoint equations a' = -(df/dy)^T a, solved backwards after the forward run.
+
+    Name "continuous": y is recomputed backwards beside a, memory independent of the steps (Chen et al. 2018); on
+    dissipative problems the recomputed y drifts away. "interpolated": y comes from the steps of the forward run,
+    memory O(steps * state), no drift. Both are gradients of the exact flow up to the tolerance, not of what was
+    computed: choose them to compare with published results, "discrete" otherwise.
+
+    seminorm:    the error of the parameter integrals does not limit the step (Kidger et al. 2021)
+    integrator, rtol, atol: of the backward solve; None: those of the forward one
+    """
+
+    def __init__(
+        self,
+        interpolates: bool = False,
+        *,
+        seminorm: bool = False,
+        integrator: Any = None,
+        rtol: float | None = None,
+        atol: float | None = None,
+    ) -> None:
+        self.interpolates, self.seminorm, self.integrator, self.rtol, self.atol = (
+            interpolates, seminorm, integrator, rtol, atol,
+        )  # fmt: skip
+        self.name = "interpolated" if interpolates else "continuous"
+        self.flat = not interpolates
+
+    def check(self, march: March) -> None:
+        needs = march.integrator.needs if self.integrator is None else frozenset()
+        if needs or march.integrator.history:
             raise Incompatible(
-                "gradient 'reversible' sees only the state and the flow's weights, but the field uses other tensors "
-                'that require a gradient; give them as weights of the field or use gradient="autograd".'
+                f"gradient {self.name!r} steps the adjoint equations, which are neither separable nor split, so it "
+                f"needs a plain one-step method; {march.integrator.name!r} is none. Use gradient='discrete'."
             )
-        return _Backwards.apply(march, save, record, tuple(theta), y0, *theta.values())[0]
+        _refuse_stateful(self.name, march)
+
+    def __call__(
+        self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None
+    ) -> State:
+        if not torch.is_grad_enabled():
+            return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
+        _refuse_elsewhere(march, y0, theta, self.name)
+        return Adjoint.apply(self, march, save, record, watch, tuple(theta), y0, *theta.values(), *march.own)
+
+
+class Revolve(Gradient):
+    """Binomial checkpointing: at most `checkpoints` states are kept, and steps are redone as rarely as that allows.
+
+    With s checkpoints and every step redone at most r times, C(s + r, s) steps can be reversed: 30 checkpoints serve
+    46 376 steps at three times the forward work. Choose it when even one state per step does not fit.
+    """
+
+    name = "binomial"
+    flat = True
+
+    def __init__(self, checkpoints: int = 30) -> None:
+        if not isinstance(checkpoints, int) or checkpoints < 1:
+            raise BadInput(f"checkpoints is a positive whole number of states to keep, got {checkpoints!r}.")
+        self.checkpoints = checkpoints
+
+    def check(self, march: March) -> None:
+        _refuse_stateful(self.name, march)
+
+    def __call__(
+        self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None
+    ) -> State:
+        if not torch.is_grad_enabled():
+            return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
+        _refuse_elsewhere(march, y0, theta, self.name)
+        return Binomial.apply(
+            self.checkpoints, march, save, record, watch, tuple(theta), y0, *theta.values(), *march.own
+        )
+
+
+class ForwardMode(Gradient):
+    """Tangents carried along the steps: memory independent of them, work proportional to the number of scalars.
+
+    Choose it for few scalars (initial values, a handful of parameters) and long solves. Raises BadInput for thousands.
+    """
+
+    name = "forward"
+    flat = True
+
+    def check(self, march: March) -> None:
+        _refuse_stateful(self.name, march)
+
+    def __call__(
+        self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None
+    ) -> State:
+        if not torch.is_grad_enabled():
+            return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
+        _refuse_elsewhere(march, y0, theta, self.name)
+        return Forward.apply(march, save, record, watch, tuple(theta), y0, *theta.values(), *march.own)
+
+
+def _refuse_elsewhere(march: March, y0: State, theta: Params, name: str) -> None:
+    if _leaves_elsewhere(march, y0, theta, name):
+        raise Incompatible(
+            f"gradient {name!r} sees only the state and the weights of the field's module, but the field uses other "
+            "tensors that require a gradient; make it an nn.Module that holds them, or use gradient='autograd'."
+        )
 
 
 def _refuse_stateful(name: str, march: March) -> None:
@@ -120,8 +272,8 @@ def _leaves_elsewhere(march: March, y0: State, theta: Params, name: str) -> bool
     Found by one evaluation, in every call: what requires a gradient may change between two of them.
     """
     first = {k: tuple(c.detach() for c in v) for k, v in march.pieces(theta)[0].items()}
-    found = march.rhs(0, first)(march.knots[0], y0.detach()).requires_grad
-    if found and name != "reversible":
+    found = reaches(march, march.rhs(0, first)(march.knots[0], y0.detach()))
+    if found and name in ("checkpoint", "discrete"):
         warnings.warn(
             f"gradient {name!r} sees only the state and the flow's weights, but the field uses other tensors that "
             "require a gradient; 'autograd' is used instead. Give them as weights of the field to avoid this.",
@@ -130,7 +282,19 @@ def _leaves_elsewhere(march: March, y0: State, theta: Params, name: str) -> bool
     return found
 
 
-GRADIENTS: dict[str, Gradient] = {g.name: g for g in (Autograd(), Checkpoint("knot"), Checkpoint("step"), Reversible())}
+GRADIENTS: dict[str, Gradient] = {
+    g.name: g
+    for g in (
+        Autograd(),
+        Checkpoint("knot"),
+        Checkpoint("step"),
+        Reversible(),
+        Revolve(),
+        Continuous(),
+        Continuous(True),
+        ForwardMode(),
+    )
+}
 
 
 def resolve(gradient: str | Gradient) -> Gradient:
@@ -140,105 +304,3 @@ def resolve(gradient: str | Gradient) -> Gradient:
     if gradient not in GRADIENTS:
         raise BadInput(f"gradient {gradient!r} is not known; write one of {', '.join(sorted(GRADIENTS))}.")
     return GRADIENTS[gradient]
-
-
-# ---- the two Functions -----------------------------------------------------------------------------------------------
-
-
-def _vjp(
-    march: March, marks: Sequence[Mark], piece: Piece, y: State, carry: Carry, gy: State, gcarry: Carry
-) -> tuple[State, Carry, Piece]:
-    """Gradient of a stretch of steps inside one interval with respect to (state, memory, piece)."""
-    (_, after), pull = torch.func.vjp(  # type: ignore[misc]
-        lambda *a: march.replay(marks, a[2], a[0], a[1]), y, carry, piece
-    )
-    if len(gcarry) != len(after):  # a memory that nothing after this stretch has used
-        gcarry = tuple(torch.zeros_like(c) for c in after)
-    return pull((gy, gcarry))
-
-
-def _add(total: Piece | None, new: Piece) -> Piece:
-    if total is None:
-        return new
-    return {k: tuple(a + b for a, b in zip(total[k], new[k])) for k in total}
-
-
-class _Replay(torch.autograd.Function):
-    """Forward: run and keep the states before every segment. Backward: segment by segment from its state."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(march, save, record, watch, names, y0, *values):  # type: ignore[no-untyped-def, override]
-        states, _, _ = march.run(y0, dict(zip(names, values)), record=record, watch=watch)
-        kept = [tensor for y, carry in record.kept for tensor in (y, *carry)]
-        record.kept = [(1 + len(carry),) for _, carry in record.kept]  # how many tensors belong to each
-        return (torch.stack(states) if save else states[-1].clone(), *(k.clone() for k in kept))
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def, override]
-        ctx.march, ctx.save, ctx.record, _, ctx.names, _, *values = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:], *values)
-
-    @staticmethod
-    def backward(ctx, g, *_):  # type: ignore[no-untyped-def, override]
-        march, record, saved = ctx.march, ctx.record, ctx.saved_tensors
-        sizes = [size for (size,) in record.kept]
-        theta = dict(zip(ctx.names, saved[sum(sizes) :]))
-        pieces = march.pieces(theta)
-        marks, by = record.marks, (lambda m: m.n) if record.keep == "knot" else None
-        segments = [list(group) for _, group in groupby(marks, key=by)]
-        end = sum(sizes)
-        gy = g[-1] if ctx.save else g
-        gcarry: Carry = ()
-        grads: list[Any] = [None] * len(pieces)
-        for i in range(len(segments) - 1, -1, -1):
-            n, start = segments[i][0].n, saved[end - sizes[i] : end]
-            end -= sizes[i]
-            gy, gcarry, gpiece = _vjp(march, segments[i], pieces[n], start[0], tuple(start[1:]), gy, gcarry)
-            grads[n] = _add(grads[n], gpiece)
-            if ctx.save and (i == 0 or segments[i - 1][0].n != n):
-                gy = gy + g[n]
-        return (None,) * 5 + (gy, *march.gather(grads, theta))
-
-
-class _Backwards(torch.autograd.Function):
-    """Forward: run and keep the last state. Backward: undo each step, then differentiate it."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(march, save, record, names, y0, *values):  # type: ignore[no-untyped-def, override]
-        states, carry, _ = march.run(y0, dict(zip(names, values)), record=record)
-        memory = tuple(c.clone() for c in carry) if march.integrator.history else ()
-        return (torch.stack(states) if save else states[-1].clone(), *memory)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def, override]
-        ctx.march, ctx.save, ctx.record, ctx.names, _, *values = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.count = len(output)
-        ctx.save_for_backward(*output, *values)
-
-    @staticmethod
-    def backward(ctx, g, *_):  # type: ignore[no-untyped-def, override]
-        march, saved, marks = ctx.march, ctx.saved_tensors, ctx.record.marks
-        y, carry = (saved[0][-1] if ctx.save else saved[0]), tuple(saved[1 : ctx.count])
-        theta = dict(zip(ctx.names, saved[ctx.count :]))
-        pieces = march.pieces(theta)
-        gy = g[-1] if ctx.save else g
-        gcarry: Carry = ()
-        grads: list[Any] = [None] * len(pieces)
-        for i in range(len(marks) - 1, -1, -1):
-            mark, n = marks[i], marks[i].n
-            y, carry = march.invert(mark, pieces[n], y, carry)
-            # a one-step method recomputes what it had remembered, so its memory takes no part in the gradient
-            one = mark if march.integrator.history else mark._replace(fresh=True)
-            gy, gcarry, gpiece = _vjp(march, [one], pieces[n], y, carry, gy, gcarry)
-            grads[n] = _add(grads[n], gpiece)
-            if not march.integrator.history:
-                gcarry = ()
-            if ctx.save and (i == 0 or marks[i - 1].n != n):
-                gy = gy + g[n]
-        return (None,) * 4 + (gy, *march.gather(grads, theta))

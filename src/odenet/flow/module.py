@@ -18,7 +18,8 @@ from ..integrators import Integrator
 from ..types import Params, State
 from . import gradient as gradients
 from .gradient import Gradient
-from .march import COEF, MASK, March, Record, Tolerance
+from .march import COEF, MASK, March
+from .record import Record, Tolerance
 
 STAT = "stat_"  # prefix of the buffers that hold running statistics
 _REMEDY = {
@@ -125,8 +126,6 @@ class Flow(nn.Module):
     def _march(self) -> None:
         depth: dict[str, Depth] = {**self.depths, MASK: PerStep(), **{COEF + k: PerStep() for k in self.coefficients}}
         depth |= dict.fromkeys(self.controls, PerStep())
-        if self.module is not None:
-            depth |= {k: Shared() for k in self.field.init()}
         constant = all(isinstance(d, Shared) for d in self.depths.values())
         self.march = March(
             self._stepped,
@@ -136,6 +135,7 @@ class Flow(nn.Module):
             self.substeps,
             self._limits if self.adaptive else None,
             restart=not constant and self.substeps > self.integrator.history > 0,
+            module=self.module,
         )
         self.gradient.check(self.march)
 
@@ -204,9 +204,6 @@ class Flow(nn.Module):
         in training a fresh dropout mask for the shape of y."""
         stored = self._stored()
         theta = self.field.constrain(stored) if stored else {}
-        if self.module is not None and self.gradient.name != "autograd":
-            own = dict(self.module.named_parameters())
-            theta = {k.replace(".", "/"): v.unsqueeze(0) for k, v in own.items()}
         theta |= {COEF + name: c for name, c in self.coefficients.items()}
         theta |= self._checked(controls)
         if self.training and self.field.dropout and y is not None:

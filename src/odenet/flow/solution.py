@@ -1,81 +1,120 @@
-"""The result of an initial value problem: values, status in words, dense output."""
+"""The result of an initial value problem: values, status in words, dense output, events."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import BadInput, SolveFailed
-from ..integrators.dense import hermite
+from ..fields import Rhs
+from ..integrators import Integrator, RungeKutta
+from ..integrators.dense import between, interpolate
 
 STATUSES = {
     "success": "the error was controlled to the tolerance, or found small by a second run",
     "completed": "fixed steps, finite; the error was not estimated",
     "suspect": "fixed steps, finite, but h times the local Lipschitz constant is large",
     "inaccurate": "a run with half the step size differs by more than the tolerance",
+    "event": "a terminal event happened",
     "max_steps": "the limit on the number of steps was reached",
+    "time_budget": "the limit on the seconds was reached",
     "non_finite": "the state became infinite or NaN",
     "step_underflow": "the step size became too small to advance t",
+    "newton_failed": "the equations of an implicit step were not solved",
 }
-REACHED = frozenset({"success", "completed", "suspect", "inaccurate"})
+REACHED = frozenset({"success", "completed", "suspect", "inaccurate", "event"})
+
+
+class Hits(NamedTuple):
+    """When and where an event happened: t (n,), y (n, *state) in the form of y0, both differentiable."""
+
+    t: Tensor
+    y: Any
+
+
+@dataclass(frozen=True)
+class Dense:
+    """What dense output needs: the nodes of the steps and the right-hand side."""
+
+    integrator: Integrator
+    rhs: Rhs
+    times: list[float]
+    states: list[Tensor]
+    end: float
+
+    def __call__(self, t: float) -> Tensor:
+        times = self.times
+        forwards = times[-1] >= times[0]
+        low, high = sorted((times[0], self.end))
+        if not low <= t <= high:
+            raise BadInput(f"the solution is known on [{low:.6g}, {high:.6g}], not at t = {t}.")
+        if len(times) < 2:
+            return self.states[0]
+        i = bisect_right(times, t) if forwards else bisect_right(times, -t, key=lambda s: -s)
+        i = min(max(i, 1), len(times) - 1)
+        t0, y0, h = times[i - 1], self.states[i - 1], times[i] - times[i - 1]
+        if isinstance(self.integrator, RungeKutta):  # its own polynomial needs the stages: the step is taken again
+            step = self.integrator.step(self.rhs, t0, y0, h, (), None)
+            return interpolate(self.integrator, self.rhs, t0, h, y0, step, (t - t0) / h)
+        y1, f0, f1 = self.states[i], self.rhs(t0, y0), self.rhs(times[i], self.states[i])
+        return between(self.integrator, h, y0, f0, y1, f1, (t - t0) / h)
 
 
 @dataclass(frozen=True, repr=False)
 class Solution:
     """y(t) at the requested times, and how it was obtained.
 
-    y        (T, *state); tuples and dicts of tensors keep their form, each with the axis T in front. After an early
-             end only the times that were reached
-    t        (T,)
-    status   one of STATUSES; message says it in a sentence
-    t_last   the last time with a good state
-    stats    nfe, accepted, rejected
+    y        (T, *state); nests of tensors keep their form, each with the axis T in front. After an early end only the
+             times that were reached; after a terminal event its time and state are the last
+    t        (T,); with per_sample and times of their own (T, B)
+    status   one of STATUSES, a list of B with per_sample; message says it in a sentence
+    t_last   the last time with a good state, a list of B with per_sample
+    stats    nfe, accepted, rejected; of implicit methods also jacobians, newton (iterations), lu (factorisations)
+    events   for every event of `solve(events=...)` its Hits
+    error    with check=True the largest difference to half the steps, in units of the tolerance
     """
 
     y: Any
     t: Tensor
-    status: str
+    status: Any
     message: str
-    t_last: float
-    stats: dict[str, int]
+    t_last: Any
+    stats: dict[str, Any]
+    events: Sequence[Hits] = ()
     error: float | None = None
-    _nodes: list[tuple[float, Tensor]] = field(default_factory=list)
-    _f: Callable[[float, Tensor], Tensor] | None = None
-    _unpack: Callable[[Tensor], Any] | None = None
+    _dense: Callable[[float], Tensor] | None = None
+    _nest: Callable[[Tensor], Any] = field(default=lambda y: y)
 
     @property
     def success(self) -> bool:
         """Whether the last time was reached with the error controlled."""
-        return self.status == "success"
+        return self.status == "success" or (isinstance(self.status, list) and set(self.status) == {"success"})
 
-    def __call__(self, t: float) -> Any:
-        """Dense output: the cubic Hermite interpolant of the steps, error O(h^4), no gradient.
+    def __call__(self, t: float | Sequence[float] | Tensor) -> Any:
+        """Dense output at a time, or at several on a new first axis: a Runge-Kutta method's own polynomial, else the
+        cubic Hermite interpolant of the steps; no gradient.
 
-        Raises BadInput outside the times that were reached.
+        Raises BadInput outside the times that were reached, and where the nodes were not kept: per_sample and gradients
+        that promise flat memory.
         """
-        times = [s for s, _ in self._nodes]
-        forwards = times[-1] >= times[0]
-        low, high = (times[0], times[-1]) if forwards else (times[-1], times[0])
-        if not low <= t <= high:
-            raise BadInput(f"the solution is known on [{low:.6g}, {high:.6g}], not at t = {t}.")
-        i = bisect_right(times, t) if forwards else bisect_right([-s for s in times], -t)
-        i = min(max(i, 1), len(times) - 1)
-        (t0, y0), (t1, y1) = self._nodes[i - 1], self._nodes[i]
+        if self._dense is None:
+            raise BadInput("this solve kept no nodes for dense output; ask for the times in t instead.")
+        several = isinstance(t, (list, tuple)) or (isinstance(t, Tensor) and t.dim() > 0)
+        times = [float(s) for s in t] if several else [float(t)]  # type: ignore[union-attr, arg-type]
         with torch.no_grad():
-            y = hermite(t0, y0, self._f(t0, y0), t1, y1, self._f(t1, y1), t)  # type: ignore[misc]
-        return self._unpack(y) if self._unpack else y
+            values = [self._dense(s) for s in times]
+            return self._nest(torch.stack(values) if several else values[0])
 
     def __repr__(self) -> str:
-        return (
-            f"Solution({self.status}: {self.message} t = {self.t_last:.6g}, "
-            + ", ".join(f"{k} {v}" for k, v in self.stats.items())
-            + ")"
-        )
+        status = self.status if isinstance(self.status, str) else ", ".join(sorted(set(self.status)))
+        last = f"t = {self.t_last:.6g}, " if isinstance(self.t_last, float) else ""
+        counts = ", ".join(f"{k} {v}" for k, v in self.stats.items() if not isinstance(v, Tensor))
+        return f"Solution({status}: {self.message} {last}{counts})"
 
 
 def failed(solution: Solution) -> SolveFailed:

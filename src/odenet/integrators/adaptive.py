@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +22,14 @@ def scaled_norm(error: State, y0: State, y1: State, rtol: float, atol: float) ->
 
 @dataclass(frozen=True)
 class Controller:
-    """The next step is h safety err^(-integral/p) previous^(proportional/p), within h [smallest, largest].
+    """The next step is h safety e_n^(-integral/p) e_{n-1}^(proportional/p) e_{n-2}^(-derivative/p), within
+    h [smallest, largest].
 
-    rtol, atol:  a step is accepted where `error_norm` <= 1
-    integral, proportional:  exponents of the PI controller in units of 1/p (Hairer & Wanner II, section IV.2;
-    the defaults are theirs for Dormand-Prince). After a rejection, or without a previous error, err^(-1/p).
+    rtol, atol:  a step is accepted where the error norm e is at most 1; numbers, or tensors against the state
+    norm:        of error / (atol + rtol max |y|); None: the root mean square
+    integral, proportional, derivative:  exponents in units of 1/p; the defaults are the PI controller of Hairer &
+    Wanner II, section IV.2, for Dormand-Prince; (1, 0, 0) is the classical controller. After a rejection, or without a
+    previous error, e^(-1/p).
     Raises BadInput for tolerances that no step can meet.
     """
 
@@ -36,9 +40,12 @@ class Controller:
     largest: float = 10.0
     integral: float = 0.85
     proportional: float = 0.2
+    derivative: float = 0.0
+    norm: Callable[[Tensor], float] | None = None
 
     def __post_init__(self) -> None:
-        if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
+        low, high = (min(float(torch.as_tensor(x).min()) for x in (self.rtol, self.atol)), self.rtol + self.atol)
+        if not (low >= 0 and bool(torch.as_tensor(high > 0).all())):
             raise BadInput(f"rtol and atol are not negative and not both zero; got {self.rtol} and {self.atol}.")
         if not 0 < self.safety <= 1 or not 0 < self.smallest < 1 < self.largest:
             raise BadInput("a controller has 0 < safety <= 1 and 0 < smallest < 1 < largest.")
@@ -47,22 +54,34 @@ class Controller:
         """`scaled_norm` with this controller's tolerances, without a host sync."""
         return scaled_norm(error, y0, y1, self.rtol, self.atol)
 
-    def factor(self, err: float, previous_err: float | None, order: int) -> float:
+    def measure(self, error: State, size0: Tensor, size1: Tensor) -> float:
+        """The same from |y0| and |y1|, in fewest kernels: one host sync."""
+        scale = torch.maximum(size0, size1).mul_(self.rtol).add_(self.atol)
+        if self.norm is not None:
+            return self.norm(error / scale)
+        return float(torch.linalg.vector_norm(error / scale)) / math.sqrt(max(error.numel(), 1))
+
+    def factor(self, err: float, previous: float | None, order: int, earlier: float | None = None) -> float:
         """By how much to change h; at most 1 where err > 1.
 
-        order: p of a pair p(p-1), whose estimate scales like h^p
+        previous, earlier: errors of the two accepted steps before, if any
+        order: p where the estimate scales like h^p: the order of the lower method plus one
         """
         if not math.isfinite(err):
             return self.smallest
         if err == 0.0:
             return self.largest
-        if err > 1.0 or previous_err is None:
+        if err > 1.0 or previous is None:
             factor = self.safety * err ** (-1 / order)
         else:
-            factor = (
-                self.safety * err ** (-self.integral / order) * max(previous_err, 1e-4) ** (self.proportional / order)
-            )
+            factor = self.safety * err ** (-self.integral / order) * _floor(previous) ** (self.proportional / order)
+            if self.derivative and earlier is not None:
+                factor *= _floor(earlier) ** (-self.derivative / order)
         return max(self.smallest, min(factor, 1.0 if err > 1.0 else self.largest))
+
+
+def _floor(err: float) -> float:
+    return max(err, 1e-4)
 
 
 def initial_step(

@@ -27,7 +27,7 @@ from torch import Tensor
 from ..errors import BadInput, Incompatible
 from ..types import Carry, Params, State, Step, Time
 
-NEEDS = frozenset({"separable", "second_order"})
+NEEDS = frozenset({"separable", "second_order", "split", "linear", "noise"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,11 @@ class Facts:
     contractivity_radius:  largest r of a disc |z + r| <= r of monotone problems on which the method contracts
     real_interval:         largest x such that y' = -lambda y does not grow for all 0 <= h lambda <= x
     imag_interval:         largest x such that the oscillator does not grow for all 0 <= h omega <= x
+    a_stable:              no y' = lambda y with Re lambda <= 0 grows, at any step size
+    l_stable:              and what decays infinitely fast is gone after one step
+    b_stable:              no two solutions of a monotone problem move apart, at any step size
+    stiffly_accurate:      the new point is the last stage, so that algebraic constraints hold there
+    stage_order:           the order that stages have and that stiff problems may reduce the method to
     """
 
     order: int
@@ -56,13 +61,18 @@ class Facts:
     zero_stable: bool | None = None
     real_interval: float | None = None
     imag_interval: float | None = None
+    a_stable: bool | None = None
+    l_stable: bool | None = None
+    b_stable: bool | None = None
+    stiffly_accurate: bool | None = None
+    stage_order: int | None = None
 
 
 class Integrator(ABC):
     """A one-step map (t, y, h) -> y(t + h), with its facts.
 
     name:        set at registration
-    needs:       what the right-hand side must offer: subset of {"separable", "second_order"}
+    needs:       what the right-hand side must offer: subset of NEEDS
     order:       of convergence, checked at registration
     stages:      evaluations of f per step in the long run
     history:     how many past steps are remembered
@@ -84,7 +94,7 @@ class Integrator(ABC):
     cite: str = ""
     when: str = ""
     undo: ClassVar[Any] = None  # present iff reversible
-    stability_function: Callable[[Tensor], Tensor] | None = None  # closed form, where stepping y' = z y is not wanted
+    stability_function: Callable[..., Tensor] | None = None  # closed form, where stepping y' = z y is not wanted
 
     @abstractmethod
     def step(self, f: Any, t: Time, y: State, h: Time, carry: Carry, coef: Params | None) -> Step:
@@ -125,23 +135,29 @@ class Integrator(ABC):
             )
         return self.undo(f, t, y, h, carry, coef)
 
-    def amplification(self, z: Any, coef: Mapping[str, Any] | None = None) -> Any:
+    def amplification(self, z: Any, coef: Mapping[str, Any] | None = None, *, z_implicit: Any = None) -> Any:
         """Dominant eigenvalue of the one-step map of y' = z y with h = 1.
 
         z: complex number, or a tensor of them (the answer has its shape). Methods that need a separable
         right-hand side step q' = z p, p' = z q; those of second order y'' = z^2 y. Learnable coefficients not
         given in `coef` take the mean of their initial distribution.
+        z_implicit: the problem is y' = z y + z_implicit y, the second part the implicit (or linear) one of methods
+        that need a split (or a linear) field; left out, such methods take all of z that way. Shapes broadcast.
         """
-        grid = torch.as_tensor(z, dtype=torch.complex128)
+        first, second = (torch.as_tensor(0.0 if x is None else x, dtype=torch.complex128) for x in (z, z_implicit))
+        parted = bool(self.needs & {"split", "linear"})
+        if parted and z_implicit is None:
+            first, second = torch.zeros_like(first), first
+        first, second = torch.broadcast_tensors(first, second)
         if self.stability_function is not None:
-            dominant = self.stability_function(grid)
+            dominant = self.stability_function(*((first, second) if parted else (first + second,)))
         else:
-            matrix = self._one_step_matrix(grid, coef)
+            matrix = self._one_step_matrix(first, second, coef)
             sound = torch.isfinite(matrix).all(-1).all(-1)  # LAPACK may crash on what is not finite
             eigenvalues = torch.linalg.eigvals(torch.where(sound[..., None, None], matrix, 0.0))
             index = eigenvalues.abs().argmax(-1, keepdim=True)
             dominant = torch.where(sound, eigenvalues.gather(-1, index).squeeze(-1), complex(math.inf))
-        return dominant if isinstance(z, Tensor) else complex(dominant)
+        return dominant if isinstance(z, Tensor) or isinstance(z_implicit, Tensor) else complex(dominant)
 
     @property
     def title(self) -> str:
@@ -156,32 +172,53 @@ class Integrator(ABC):
     def __repr__(self) -> str:
         return f"<integrator {self.name or type(self).__name__}, order {self.order}>"
 
-    def _one_step_matrix(self, z: Tensor, coef: Mapping[str, Any] | None) -> Tensor:
+    def _one_step_matrix(self, z: Tensor, z_implicit: Tensor, coef: Mapping[str, Any] | None) -> Tensor:
         """The linear map (y, carry) -> (y, carry) of a step, (*z.shape, m, m), from stepping unit vectors."""
-        f = LinearTest(z, self.needs)
+        f = LinearTest(z.reshape(-1), self.needs, z_implicit.reshape(-1))
         given = {k: torch.as_tensor(v, dtype=torch.float64) for k, v in (coef or {}).items()}
         values = {**(self.mean_coefficients() or {}), **given} or None
-        y = torch.ones(f.components, 1, *z.shape, dtype=torch.complex128)
+        y = torch.ones(f.components, 1, z.numel(), dtype=torch.complex128)
         carry: Carry = ()
         for n in range(self.history + 1):
-            y, _, carry = self.step(f, float(n), y, 1.0, carry, values)
+            y, _, carry, *_ = self.step(f, float(n), y, 1.0, carry, values)
         sizes = [part.shape[0] for part in (y, *carry)]
         m = sum(sizes)
-        unit = torch.eye(m, dtype=torch.complex128).reshape(m, m, *([1] * z.dim())).expand(m, m, *z.shape)
+        unit = torch.eye(m, dtype=torch.complex128).unsqueeze(-1).expand(m, m, z.numel())
         start = torch.split(unit, sizes)
         after = self.step(f, 0.0, start[0], 1.0, tuple(start[1:]), values)
-        return torch.cat((after.y, *after.carry)).movedim((0, 1), (-2, -1))
+        return torch.cat((after.y, *after.carry)).movedim((0, 1), (-2, -1)).reshape(*z.shape, m, m)
 
 
 class LinearTest:
-    """The test equation y' = z y for states (components, basis, *z.shape), with the parts methods need."""
+    """The test equation y' = (z + z_implicit) y for states (components, basis, G), with the parts methods need.
 
-    def __init__(self, z: Tensor, needs: frozenset[str]) -> None:
+    z, z_implicit: (G,). The explicit and the nonlinear part is z y; the implicit and the linear one z_implicit y,
+    so that `linear()` is a diagonal (G,).
+    """
+
+    def __init__(self, z: Tensor, needs: frozenset[str], z_implicit: Tensor | None = None) -> None:
         self.components = 2 if "separable" in needs else 1
-        self._factor = z * z if "second_order" in needs else z
+        self._parts = (z, torch.zeros_like(z) if z_implicit is None else z_implicit)
+        whole = self._parts[0] + self._parts[1]
+        self._factor = whole * whole if "second_order" in needs else whole
 
     def __call__(self, t: Time, y: State) -> State:
         return self._factor * (y.flip(0) if self.components == 2 else y)
+
+    def explicit(self, t: Time, y: State) -> State:
+        return self._parts[0] * y
+
+    nonlinear = explicit
+
+    def implicit(self, t: Time, y: State) -> State:
+        return self._parts[1] * y
+
+    def linear(self) -> Tensor:
+        return self._parts[1]
+
+    def implicit_matrix(self, p: Params, y: State) -> Tensor:
+        """Says that the implicit part is linear() y."""
+        return self._parts[1]
 
     def split(self, y: State) -> tuple[State, State]:
         return y[:1], y[1:]

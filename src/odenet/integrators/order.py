@@ -9,20 +9,23 @@ A tree is the sorted tuple of its subtrees; () is one vertex, printed "."; [..] 
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, reduce
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..errors import ClaimRefused
-from ..rational import Number
+from ..rational import Number, Rounded, is_exact, rounded
 
 Tree: TypeAlias = tuple["Tree", ...]
 Sparse: TypeAlias = list[list[tuple[int, Number]]]
+
+_ULP = 2.0**-53
 
 
 @cache
@@ -86,37 +89,90 @@ def sparse(matrix: Sequence[Sequence[Number]]) -> Sparse:
     return [[(j, a) for j, a in enumerate(row) if a] for row in matrix]
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A vector or matrix of numbers that lie within `radius` of `value`, entry by entry; the fast `Rounded`."""
+
+    value: np.ndarray
+    radius: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[tuple[int, Number]]], width: int) -> Spread:
+        """Sparse rows as a matrix (len(rows), width)."""
+        value, radius = np.zeros((len(rows), width)), np.zeros((len(rows), width))
+        for i, row in enumerate(rows):
+            for j, a in row:
+                near = rounded(a)
+                value[i, j], radius[i, j] = near.value, near.radius
+        return cls(value, radius)
+
+    def __mul__(self, other: Spread) -> Spread:
+        value, size, theirs = self.value * other.value, np.abs(self.value), np.abs(other.value)
+        spread = size * other.radius + theirs * self.radius + self.radius * other.radius
+        return Spread(value, spread + _ULP * np.abs(value))
+
+    def __matmul__(self, other: Spread) -> Spread:
+        size, theirs = np.abs(self.value), np.abs(other.value)
+        spread = size @ other.radius + self.radius @ (theirs + other.radius)
+        return Spread(self.value @ other.value, spread + len(theirs) * _ULP * (size @ theirs))
+
+
 class TreeConditions:
     """Order conditions of one coefficient set.
 
     weights: one vector per colour; rows: one matrix per colour, whose row i holds the weights with which the
     vertices of the next colour enter stage i. One colour for a Runge-Kutta method, two for a splitting.
+    Exact coefficients are kept exact; where one is rounded, so is every sum, with its radius.
     """
 
     def __init__(self, weights: Sequence[Sequence[Number]], rows: Sequence[Sparse], colours: Sequence[str] = ("",)):
         self._weights, self._rows, self._colours = weights, rows, colours
-        self._stages: dict[tuple[Tree, int], list[Any]] = {}
+        self._stages: dict[tuple[Tree, int], Any] = {}
+        self._sums: dict[tuple[Tree, int], Any] = {}
+        numbers = [*(b for row in weights for b in row), *(a for matrix in rows for row in matrix for _, a in row)]
+        self._matrices: list[Spread] | None = None
+        if not all(is_exact(x) for x in numbers):
+            above = [len(weights[(colour + 1) % len(rows)]) for colour in range(len(rows))]
+            self._matrices = [Spread.of(matrix, n) for matrix, n in zip(rows, above)]
 
     def of_order(self, q: int) -> Iterator[Residual]:
         """The conditions of all trees with q vertices."""
         for tree in trees(q):
             for colour, word in enumerate(self._colours):
-                phi = self._stage_values(tree, colour)
-                value = sum((b * v for b, v in zip(self._weights[colour], phi) if b and v), Fraction(0))
                 name = f"the tree {show(tree)}" + (f" rooted at a {word}" if word else "")
+                value = self.weigh(self._weights[colour], tree, colour)
                 yield Residual(name, value, Fraction(1, density(tree)), symmetry(tree))
 
-    def _stage_values(self, tree: Tree, colour: int) -> list[Any]:
+    def weigh(self, weights: Sequence[Number], tree: Tree, colour: int = 0) -> Number:
+        """sum_i weights_i Phi_i(tree), for these or other weights on the stages."""
+        phi = self._stage_values(tree, colour)
+        if self._matrices is None:
+            return sum((b * v for b, v in zip(weights, phi) if b and v), Fraction(0))
+        total = Spread.of([[*enumerate(weights)]], len(weights)) @ phi
+        return Rounded(float(total.value[0]), float(total.radius[0]))
+
+    def _stage_values(self, tree: Tree, colour: int) -> Any:
         key = (tree, colour)
         if key not in self._stages:
-            above = (colour + 1) % len(self._rows)
-            values: list[Any] = [Fraction(1)] * len(self._weights[colour])
-            for child in tree:
-                inner = self._stage_values(child, above)
-                sums = [sum((a * inner[j] for j, a in row), Fraction(0)) for row in self._rows[colour]]
-                values = [v * s for v, s in zip(values, sums)]
-            self._stages[key] = values
+            n = len(self._weights[colour])
+            if self._matrices is None:
+                columns = [[Fraction(1)] * n, *(self._sum_over(child, colour) for child in tree)]
+                self._stages[key] = [math.prod(numbers) for numbers in zip(*columns)]
+            else:
+                one = Spread(np.ones(n), np.zeros(n))
+                self._stages[key] = reduce(operator.mul, [self._sum_over(child, colour) for child in tree], one)
         return self._stages[key]
+
+    def _sum_over(self, child: Tree, colour: int) -> Any:
+        """For every stage the sum over those that `child` may be rooted at."""
+        key = (child, colour)
+        if key not in self._sums:
+            inner = self._stage_values(child, (colour + 1) % len(self._rows))
+            if self._matrices is None:
+                self._sums[key] = [sum((a * inner[j] for j, a in row), Fraction(0)) for row in self._rows[colour]]
+            else:
+                self._sums[key] = self._matrices[colour] @ inner
+        return self._sums[key]
 
 
 def multistep_conditions(alpha: Sequence[Number], beta: Sequence[Number]) -> Callable[[int], Iterator[Residual]]:

@@ -25,7 +25,7 @@ def energy_along(interval: Interval, y: Tensor, steps: int = STEPS) -> Tensor:
     out = [field.energy(y, p)]  # type: ignore[operator]
     carry: Carry = method.init(rhs, t, y, h, coef)
     for n in range(steps):
-        y, _, carry = method.step(rhs, t + n * h, y, h, carry, coef)
+        y, _, carry, *_ = method.step(rhs, t + n * h, y, h, carry, coef)
         out.append(field.energy(y, p))  # type: ignore[operator]
     return torch.stack(out)
 

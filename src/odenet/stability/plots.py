@@ -14,6 +14,8 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..errors import BadInput
+
 if TYPE_CHECKING:
     from .region import Region
     from .report import Report
@@ -82,6 +84,107 @@ def spectrum(region: Region, table: Table, integrator: str) -> Figure:
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.solids.set_alpha(1.0)  # type: ignore[union-attr]
+    return figure
+
+
+def stability(integrator: Any, points: int = 401) -> Figure:
+    """The stability region of a method, or |amplification| along the imaginary axis of one for oscillators.
+
+    Methods of two parts are drawn in z of the explicit (or nonlinear) part, for several fixed z of the other one.
+    Raises BadInput where a method has no test equation.
+    """
+    from .. import integrators
+    from .region import TEST_EQUATIONS, family
+
+    method = integrators.resolve(integrator)
+    kind, name = family(method), method.name or type(method).__name__
+    if kind in ("own steps", "varying"):
+        raise BadInput(f"{name} has no stability region: test equation {TEST_EQUATIONS[kind]}.")
+    with matplotlib.rc_context(_STYLE):
+        if kind == "oscillator":
+            return _oscillator(method, name)
+        return _parts(method, name, points) if kind == "parted" else _plane(method, name, points)
+
+
+def _plane(method: Any, name: str, points: int) -> Figure:
+    from .region import stability_region, window
+
+    region = stability_region(method, window(method), points)
+    re, im, growth = (
+        region.re.numpy(),
+        region.im.numpy(),
+        np.minimum(np.nan_to_num(region.growth.numpy().T, nan=10), 10),
+    )
+    figure, ax = _complex_plane(re, im)
+    ax.contourf(re, im, growth, levels=[-1.0, 1.0 + 1e-6], colors=[SHADE])
+    inner = ax.contour(re, im, growth, levels=[0.1, 0.5], colors=[MUTED], linewidths=0.7, linestyles="--")
+    ax.clabel(inner, fmt="%g", fontsize=7)
+    if growth.max() > 1.0 + 1e-6:
+        ax.contour(re, im, growth, levels=[1.0 + 1e-6], colors=[BLUE], linewidths=1.6)
+    reach = method.facts.imag_interval
+    if reach and not bool((growth[:, np.abs(re) > 1e-9] <= 1.0 + 1e-6).any()):  # nothing but a piece of the axis
+        ax.plot([0, 0], [-reach, reach], color=BLUE, lw=3.5, solid_capstyle="butt")
+    ax.set_title(f"Stability region of {name}", pad=18)
+    _note(ax, "shaded: |amplification(z)| ≤ 1 for y′ = λy, z = hλ; dashed: 0.5 and 0.1")
+    return figure
+
+
+def _complex_plane(re: np.ndarray, im: np.ndarray) -> tuple[Figure, Axes]:
+    width = 5.6
+    height = min(max(width * (im[-1] - im[0]) / (re[-1] - re[0]), 3.2), 7.0)
+    figure, ax = _canvas(width + 0.6, height + 0.9)
+    ax.set_axisbelow(True)
+    ax.grid(color="#e4e7eb", lw=0.6)
+    ax.axhline(0, color=INK, lw=0.7)
+    ax.axvline(0, color=INK, lw=0.7)
+    ax.set(xlabel="Re z", ylabel="Im z", xlim=(re[0], re[-1]), ylim=(im[0], im[-1]))
+    ax.set_aspect("equal", adjustable="box")
+    return figure, ax
+
+
+def _note(ax: Axes, text: str) -> None:
+    ax.text(0.0, 1.015, text, transform=ax.transAxes, fontsize=8.5, color=MUTED)
+
+
+def _parts(method: Any, name: str, points: int) -> Figure:
+    import torch
+
+    fixed = (0.0, -1.0, -5.0, -20.0, -100.0)
+    size = 4.0
+    re, im = (torch.linspace(-size, size, points, dtype=torch.float64) for _ in range(2))
+    z = torch.complex(*torch.meshgrid(re, im, indexing="xy"))
+    found = [np.nan_to_num(method.amplification(z, z_implicit=complex(w)).abs().numpy(), nan=10) for w in fixed]
+    figure, ax = _complex_plane(re.numpy(), im.numpy())
+    ax.contourf(re, im, found[0], levels=[-1.0, 1.0 + 1e-6], colors=[SHADE])
+    tints = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(fixed)))
+    for w, growth, tint in zip(fixed, found, tints):
+        if growth.min() <= 1.0 < growth.max():
+            ax.contour(re, im, growth, levels=[1.0 + 1e-6], colors=[tint], linewidths=1.4)
+        ax.plot([], [], color=tint, lw=1.4, label=f"{w:g}")
+    part = "linear" if "linear" in method.needs else "implicit"
+    ax.legend(title=f"hμ, {part} part", fontsize=8, title_fontsize=8, loc="upper left")
+    ax.set_title(f"Stability of {name}, {part} part fixed", pad=18)
+    _note(ax, "inside each curve |amplification| ≤ 1 for y′ = λy + μy, z = hλ")
+    return figure
+
+
+def _oscillator(method: Any, name: str) -> Figure:
+    import torch
+
+    limit = method.facts.imag_interval or 0.0
+    x = torch.linspace(0.0, min(max(1.6 * limit, 1.0), 12.0), 1201, dtype=torch.float64)
+    growth = method.amplification(x * 1j).abs().numpy()
+    figure, ax = _canvas(6.2, 3.8)
+    ax.axvspan(0.0, limit, color=SHADE, lw=0)
+    ax.plot(x, growth, color=BLUE, lw=1.8)
+    ax.axhline(1.0, color=INK, lw=0.7)
+    ax.axvline(limit, color=BLUE, lw=0.8, ls="--")
+    ax.annotate(f"hω = {limit:.4g}", (limit, 1.0), xytext=(4, 6), textcoords="offset points", fontsize=9, color=BLUE)
+    ax.grid(color="#e4e7eb", lw=0.6)
+    ax.set(xlabel="hω", ylabel="|amplification(i hω)|", xlim=(0, float(x[-1])))
+    ax.set_ylim(min(0.5, float(growth.min()) - 0.1), min(float(growth.max()) + 0.2, 6.0))
+    ax.set_title(f"Stability of {name} on the oscillator", pad=18)
+    _note(ax, "shaded: no growth for q″ = −ω²q up to this step; methods of this kind are told on the imaginary axis")
     return figure
 
 
@@ -197,4 +300,4 @@ def noise(table: Table) -> Figure:
     return figure
 
 
-__all__: list[Any] = ["exchange", "figures", "heat_map", "layer_curves", "noise", "spectrum", "write"]
+__all__: list[Any] = ["exchange", "figures", "heat_map", "layer_curves", "noise", "spectrum", "stability", "write"]

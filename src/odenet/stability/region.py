@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -175,3 +175,105 @@ def _interpolate(table: Tensor, modes: Tensor) -> Tensor:
     low, high = _TILTS[above - 1], _TILTS[above]
     weight = ((tilt - low) / (high - low)).clamp(0.0, 1.0)
     return table[above - 1] * (1 - weight) + table[above] * weight
+
+
+# ------------------------------------------------------------------------------------------------ drawing a region
+
+Family = Literal["plain", "oscillator", "parted", "own steps", "varying"]
+
+TEST_EQUATIONS: dict[Family, str] = {
+    "plain": "y' = lambda y, z = h lambda; stable where |amplification(z)| <= 1",
+    "oscillator": "the oscillator q'' = -omega^2 q, x = h omega; stable where |amplification(ix)| <= 1",
+    "parted": "y' = lambda y + mu y, mu the implicit or linear part held fixed, z = h lambda; "
+    "stable where |amplification(z, z_implicit=h mu)| <= 1",
+    "own steps": "none: it crosses a step by steps of its own, so h means nothing",
+    "varying": "none: its order changes from step to step",
+}
+
+
+def family(integrator: Any) -> Family:
+    """Which test equation tells the region of a method."""
+    method = integrators.resolve(integrator)
+    if in_pairs(method):
+        return "oscillator"
+    if method.needs & {"split", "linear"}:
+        return "parted"
+    facts = method.facts
+    if facts.real_interval is None and facts.imag_interval is None and facts.error_constant is None:
+        return "own steps" if not method.history else "varying"
+    return "plain"
+
+
+def window(integrator: Any, points: int = 61) -> tuple[float, float, float, float]:
+    """A box (re_min, re_max, im_min, im_max) that shows where the method is stable, and where not.
+
+    The smallest of a sequence of squares that holds the boundary of the region, cut to what is in it; where the
+    boundary goes on for ever, as that of an A-stable method may along the axis, a square of moderate size.
+    """
+    chosen = (-6.0, 6.0, -6.0, 6.0)
+    for size in (2.5, 5.0, 10.0, 20.0, 40.0):
+        grid = stability_region(integrator, (-size, size, -size, size), points)
+        boundary = _boundary(grid.growth <= 1.0 + NEUTRAL)
+        if not boundary.any():
+            continue
+        re, im = (axis[boundary.any(other)].abs().max() for axis, other in ((grid.re, 1), (grid.im, 0)))
+        if max(float(re), float(im)) < 0.9 * size:
+            rows, columns = grid.re[boundary.any(1)], grid.im[boundary.any(0)]
+            return _framed(float(rows.min()), float(rows.max()), float(columns.abs().max()))
+    return chosen
+
+
+def _boundary(stable: Tensor) -> Tensor:
+    """Grid points whose right or upper neighbour is on the other side."""
+    out = torch.zeros_like(stable)
+    out[:-1] |= stable[:-1] != stable[1:]
+    out[:, :-1] |= stable[:, :-1] != stable[:, 1:]
+    return out
+
+
+def _framed(left: float, right: float, top: float) -> tuple[float, float, float, float]:
+    """A box with margins around [left, right] x [-top, top], the origin inside, not too narrow."""
+    left, right = min(left, 0.0), max(right, 0.0)
+    margin = 0.2 * max(right - left, 2 * top, 1.0)
+    width, height = right - left + 2 * margin, 2 * (top + margin)
+    extra = max(0.0, 0.8 * height - width) / 2
+    taller = max(0.0, 0.6 * width - height) / 2
+    return left - margin - extra, right + margin + extra, -top - margin - taller, top + margin + taller
+
+
+def picture(integrator: Any, columns: int = 40, plain: bool = False) -> str:
+    """The stability region in characters, with its test equation; dots of Braille, or `#` where plain."""
+    method = integrators.resolve(integrator)
+    kind = family(method)
+    said = f"test equation: {TEST_EQUATIONS[kind]}"
+    if kind != "plain":
+        return said
+    box = window(method)
+    across, down = (1, 1) if plain else (2, 4)
+    rows = max(6, round(columns * 0.45 * (box[3] - box[2]) / (box[1] - box[0])))
+    re = torch.linspace(box[0], box[1], columns * across, dtype=torch.float64)
+    im = torch.linspace(box[3], box[2], rows * down, dtype=torch.float64)
+    z = torch.complex(*torch.meshgrid(re, im, indexing="xy"))
+    stable = inside(method, z)
+    near = im.abs() <= im.abs().min() + 1e-12
+    stable[near] |= inside(method, torch.complex(re, torch.zeros_like(re)))  # a region may be a piece of an axis
+    near = re.abs() <= re.abs().min() + 1e-12
+    stable[:, near] |= inside(method, torch.complex(torch.zeros_like(im), im))[:, None]
+    lines = [_braille(stable, r, columns) if not plain else _hashes(stable[r]) for r in range(rows)]
+    labels = {0: f"{box[3]:.3g}i", rows // 2: "0", rows - 1: f"{box[2]:.3g}i"}
+    drawn = [f"{labels.get(r, ''):>8} |{line}" for r, line in enumerate(lines)]
+    foot = f"{'':9}{box[0]:<.3g}{f'{box[1]:.3g}':>{columns - len(f'{box[0]:.3g}') + 1}}  Re z"
+    return "\n".join([said, *drawn, foot])
+
+
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+
+
+def _braille(stable: Tensor, row: int, columns: int) -> str:
+    cells = stable[4 * row : 4 * row + 4].int().tolist()
+    codes = [sum(_DOTS[i][j] for i in range(4) for j in range(2) if cells[i][2 * c + j]) for c in range(columns)]
+    return "".join(chr(0x2800 + code) if code else " " for code in codes).rstrip()
+
+
+def _hashes(row: Tensor) -> str:
+    return "".join("#" if x else " " for x in row.tolist()).rstrip()

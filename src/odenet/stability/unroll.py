@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ..errors import BadInput, SolveFailed
 from ..fields import Rhs
 from ..flow import Chain, Flow
-from ..flow.march import COEF, Mark, Piece, Record
+from ..flow.march import COEF, Piece
+from ..flow.record import Mark, Record
 from ..flow.sweep import layers_of
 
 Parts = tuple[Tensor, ...]
@@ -188,7 +189,7 @@ def _intervals(flow: Flow, y: Tensor) -> list[tuple[Callable[[Parts], Parts], In
 
 def _replay(flow: Flow, marks: list[Mark], piece: Piece) -> Callable[[Parts], Parts]:
     def run(parts: Parts) -> Parts:
-        y, carry = flow.march.replay(marks, piece, parts[0], tuple(parts[1:]))
+        y, carry, _ = flow.march.replay(marks, piece, parts[0], tuple(parts[1:]))
         return (y, *carry) if flow.integrator.history else (y,)
 
     return run
