@@ -25,6 +25,9 @@ STAT = "stat_"  # prefix of the buffers that hold running statistics
 _REMEDY = {
     "separable": ("fields.SeparableHamiltonian(...)", "rk4"),
     "second_order": ("fields.SecondOrder(...)", "rk4"),
+    "split": ("fields.Split(...) or fields.SemiLinear(...)", "kvaerno5"),
+    "linear": ("fields.SemiLinear(...)", "kvaerno5"),
+    "noise": ("fields.Noisy(...)", "rk4"),
 }
 
 
@@ -36,6 +39,11 @@ def check_pair(field: Field, integrator: Integrator) -> Field:
     offered = field.offers
     if "second_order" in offered and "second_order" not in integrator.needs:
         field = FirstOrder(field)
+    if "noise" in offered and "noise" not in integrator.needs:
+        raise Incompatible(
+            f"{integrator.name!r} would ignore the noise of {type(field).__name__}; use integrator='euler_maruyama', "
+            "'heun_stratonovich' or 'srk', or its drift alone."
+        )
     missing = sorted(integrator.needs - field.offers)
     if missing:
         what, instead = _REMEDY[missing[0]]

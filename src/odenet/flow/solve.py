@@ -131,7 +131,7 @@ class _Solve:
             stops=stops,
             look=self.finder.look if self.finder else None,
             module=module,
-            path=brownian(self.f, self.y, self.times, seed) if "noise" in self.method.needs else None,
+            path=brownian(self.f, self.y, self.times, seed, steps or 1) if "noise" in self.method.needs else None,
         )
         self.how = gradients.resolve(gradient)
         self.how.check(self.march)
@@ -347,11 +347,14 @@ def _second_order(f: Field, method: Integrator, y0: Any) -> tuple[Field, Tensor,
     return stepped, stepped.join(*(floating(v) for v in pair)), halves
 
 
-def brownian(f: Field, y: Tensor, times: Sequence[float], seed: int) -> Any:
-    """The Brownian path of a stochastic solve."""
+def brownian(f: Field, y: Tensor, times: Sequence[float], seed: int, steps: int) -> Any:
+    """The Brownian path of a stochastic solve, fine enough for twice its steps."""
     from ..integrators.brownian import BrownianPath
 
-    return BrownianPath(seed, f.brownian_shape(y), times[0], times[-1], dtype=y.dtype, device=y.device)  # type: ignore[operator]
+    shortest = min(abs(b - a) for a, b in pairwise(times)) / steps
+    finest = min(abs(times[-1] - times[0]) / 4096, shortest / 2)
+    shape = f.brownian_shape(y)  # type: ignore[operator]
+    return BrownianPath(seed, shape, times[0], times[-1], dtype=y.dtype, device=y.device, dt_min=finest)
 
 
 def _culprit(bad: Tensor | None) -> str:

@@ -30,7 +30,6 @@ INTEGRATORS: Registry[Integrator] = Registry(
     "integrator",
     "odenet.integrators",
     admit,
-    planned=("backward_euler", "radau_iia5", "bdf2", "kencarp4", "etdrk4", "euler_maruyama"),
 )
 
 

@@ -147,25 +147,34 @@ def _note(ax: Axes, text: str) -> None:
 
 
 def _parts(method: Any, name: str, points: int) -> Figure:
-    import torch
+    from .region import stability_region, window
 
-    fixed = (0.0, -1.0, -5.0, -20.0, -100.0)
-    size = 4.0
-    re, im = (torch.linspace(-size, size, points, dtype=torch.float64) for _ in range(2))
-    z = torch.complex(*torch.meshgrid(re, im, indexing="xy"))
-    found = [np.nan_to_num(method.amplification(z, z_implicit=complex(w)).abs().numpy(), nan=10) for w in fixed]
-    figure, ax = _complex_plane(re.numpy(), im.numpy())
-    ax.contourf(re, im, found[0], levels=[-1.0, 1.0 + 1e-6], colors=[SHADE])
-    tints = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(fixed)))
-    for w, growth, tint in zip(fixed, found, tints):
+    left, right, low, high = window(method, z_implicit=0.0)
+    box = (1.4 * left, right - 0.4 * left, 1.3 * low, 1.3 * high)
+    found = [stability_region(method, box, points, z_implicit=w) for w in _FIXED]
+    re, im = found[0].re.numpy(), found[0].im.numpy()
+    figure, ax = _complex_plane(re, im)
+    ax.contourf(re, im, _clipped(found[0]), levels=[-1.0, 1.0 + 1e-6], colors=[SHADE])
+    tints = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(_FIXED)))
+    for w, region, tint in zip(_FIXED, found, tints):
+        growth = _clipped(region)
+        inside = " everywhere here" if growth.max() <= 1.0 else ""
         if growth.min() <= 1.0 < growth.max():
             ax.contour(re, im, growth, levels=[1.0 + 1e-6], colors=[tint], linewidths=1.4)
-        ax.plot([], [], color=tint, lw=1.4, label=f"{w:g}")
+        ax.plot([], [], color=tint, lw=1.4, label=f"{w:g}{inside}")
     part = "linear" if "linear" in method.needs else "implicit"
-    ax.legend(title=f"hμ, {part} part", fontsize=8, title_fontsize=8, loc="upper left")
-    ax.set_title(f"Stability of {name}, {part} part fixed", pad=18)
-    _note(ax, "inside each curve |amplification| ≤ 1 for y′ = λy + μy, z = hλ")
+    figure.legend(title=f"hμ of the\n{part} part", fontsize=8, title_fontsize=8, loc="outside right upper")
+    ax.set_title(f"Stability of {name}", pad=18)
+    _note(ax, f"inside each curve |amplification| ≤ 1 for y′ = λy + μy, z = hλ, {part} μ")
     return figure
+
+
+_FIXED = (0.0, -1.0, -3.0, -10.0, -100.0)
+
+
+def _clipped(region: Region) -> np.ndarray:
+    """Growth with axes (Im, Re), without what is too large to draw."""
+    return np.minimum(np.nan_to_num(region.growth.numpy().T, nan=10.0), 10.0)
 
 
 def _oscillator(method: Any, name: str) -> Figure:
@@ -184,7 +193,7 @@ def _oscillator(method: Any, name: str) -> Figure:
     ax.set(xlabel="hω", ylabel="|amplification(i hω)|", xlim=(0, float(x[-1])))
     ax.set_ylim(min(0.5, float(growth.min()) - 0.1), min(float(growth.max()) + 0.2, 6.0))
     ax.set_title(f"Stability of {name} on the oscillator", pad=18)
-    _note(ax, "shaded: no growth for q″ = −ω²q up to this step; methods of this kind are told on the imaginary axis")
+    _note(ax, "shaded: no growth for q″ = −ω²q")
     return figure
 
 

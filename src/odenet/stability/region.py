@@ -44,9 +44,11 @@ def stability_region(
     box: tuple[float, float, float, float] = (-5.0, 2.0, -4.0, 4.0),
     points: int = 201,
     coef: Mapping[str, Any] | None = None,
+    z_implicit: complex | None = None,
 ) -> Region:
     """|amplification(z)| for z in the box (re_min, re_max, im_min, im_max), `points` to a side.
 
+    z_implicit: of the implicit or linear part, held fixed while z is that of the other one
     Choose it to draw the region. Raises BadInput for an empty box.
     """
     a, b, c, d = box
@@ -61,12 +63,15 @@ def stability_region(
         if 0 < nearest < points - 1:
             axis[nearest] = 0.0
     z = torch.complex(*torch.meshgrid(re, im, indexing="ij"))
-    return Region(re, im, growth(integrator, z, coef))
+    return Region(re, im, growth(integrator, z, coef, z_implicit))
 
 
-def growth(integrator: Any, z: Tensor, coef: Mapping[str, Any] | None = None) -> Tensor:
+def growth(
+    integrator: Any, z: Tensor, coef: Mapping[str, Any] | None = None, z_implicit: complex | None = None
+) -> Tensor:
     """|amplification| at z, of the shape of z: the factor by which a mode grows in one step."""
-    return integrators.resolve(integrator).amplification(z.to(torch.complex128), coef).abs()
+    method, z = integrators.resolve(integrator), z.to(torch.complex128)
+    return method.amplification(z, coef, z_implicit=z_implicit).abs()
 
 
 def inside(integrator: Any, z: Tensor, coef: Mapping[str, Any] | None = None, tolerance: float = NEUTRAL) -> Tensor:
@@ -204,7 +209,7 @@ def family(integrator: Any) -> Family:
     return "plain"
 
 
-def window(integrator: Any, points: int = 61) -> tuple[float, float, float, float]:
+def window(integrator: Any, points: int = 61, z_implicit: complex | None = None) -> tuple[float, float, float, float]:
     """A box (re_min, re_max, im_min, im_max) that shows where the method is stable, and where not.
 
     The smallest of a sequence of squares that holds the boundary of the region, cut to what is in it; where the
@@ -212,7 +217,7 @@ def window(integrator: Any, points: int = 61) -> tuple[float, float, float, floa
     """
     chosen = (-6.0, 6.0, -6.0, 6.0)
     for size in (2.5, 5.0, 10.0, 20.0, 40.0):
-        grid = stability_region(integrator, (-size, size, -size, size), points)
+        grid = stability_region(integrator, (-size, size, -size, size), points, z_implicit=z_implicit)
         boundary = _boundary(grid.growth <= 1.0 + NEUTRAL)
         if not boundary.any():
             continue

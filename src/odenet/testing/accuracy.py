@@ -130,7 +130,8 @@ def amplification(m: Method) -> Iterator[Finding]:
 def observed(m: Method, problem: Known) -> tuple[float, float]:
     """The order lies between these: log2 of the last two errors above rounding, and its limit for h -> 0.
 
-    Errors at t = 1 of 1, 2, 4, 8, ... equal steps, and of 3, 6, 12, ...; the limit supposes that the deviation halves with h.
+    Errors at t = 1 of 1, 2, 4, 8, ... equal steps, and of 3, 6, 12, ...; the limit supposes that the deviation
+    halves with h.
     """
     above: dict[int, float] = {}
     for count in _counts(m):

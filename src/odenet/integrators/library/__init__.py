@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from ..registration import INTEGRATORS
-from . import explicit, multistep, reversible, symplectic
+from . import additive, explicit, exponential, implicit, multistep, reversible, rosenbrock, stochastic, symplectic
 
-LIBRARY: dict[str, Any] = {**explicit.LIBRARY, **multistep.LIBRARY, **symplectic.LIBRARY, **reversible.LIBRARY}
+LIBRARY: dict[str, Any] = {
+    name: data
+    for family in (
+        explicit, multistep, symplectic, reversible, implicit, rosenbrock, exponential, additive, stochastic,
+    )
+    for name, data in family.LIBRARY.items()
+}  # fmt: skip
 
 INTEGRATORS.shelve(LIBRARY)
