@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PACKAGES = (
-    "data", "depth", "errors", "experiment", "fields", "flow", "integrators", "nets", "pde", "stability", "train"
+    "data", "depth", "errors", "experiment", "fields", "flow", "integrators", "nets", "pde", "stability", "testing",
+    "train",
 )  # fmt: skip
 _NAMES = {
     "Chain": "flow",
@@ -42,7 +43,7 @@ _NAMES = {
 __all__ = sorted((*_PACKAGES, *_NAMES), key=str.lower)
 
 if TYPE_CHECKING:
-    from . import data, depth, errors, experiment, fields, flow, integrators, nets, pde, stability, train
+    from . import data, depth, errors, experiment, fields, flow, integrators, nets, pde, stability, testing, train
     from .data import Dataset
     from .experiment.compare import compare
     from .fields import Field, wrap

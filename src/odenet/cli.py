@@ -18,11 +18,12 @@ usage: odenet COMMAND ...
 Networks as discretised differential equations: swap schemes, compare architectures.
 
   list KIND          names of integrators, nets, fields, pdes, data, methods
-  show NAME          facts about one of them
+  show NAME          facts about one of them; of an integrator its coefficients and stability region
+  check OBJECT       a plug-in held against its claims: a registered name, or package.module:Object
   compare            train nets under integrators and compare them: table, figures, report
   stability RUN      stability reports of the nets that a run has saved
   report RUN         tables, figures and report.html of a run, written again
-  pde, check, papers, resume     are not built in this version
+  pde, papers, resume     are not built in this version
 
 odenet COMMAND --help tells the words of a command.
 """
@@ -31,7 +32,7 @@ Kind = Literal["integrators", "nets", "fields", "pdes", "data", "methods"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0, or 2 after one sentence on the error stream for what cannot be right."""
+    """Run a command; 0, 1 where a check failed, or 2 after one sentence on the error stream for what cannot be right."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _run(given)
@@ -89,16 +90,15 @@ def _parsed(name: str, rest: list[str]) -> int:
         if not end.code:
             return 0
         raise BadInput(f"{_sentence(complaints.getvalue())} See odenet {name} --help.") from None
-    call()
-    return 0
+    return call() or 0
 
 
-def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+def _deferred(command: Callable[..., int | None]) -> Callable[..., Callable[[], int | None]]:
     """The command with its arguments bound: parsing and running are kept apart."""
     import functools
 
     @functools.wraps(command)
-    def bind(*args: Any, **kwargs: Any) -> Callable[[], None]:
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], int | None]:
         return lambda: command(*args, **kwargs)
 
     return bind
@@ -125,8 +125,13 @@ def list_(kind: Kind, /) -> None:
         print(name)
 
 
-def show(name: str, /) -> None:
-    """What is known about an integrator, net, field, data set or training method."""
+def show(name: str, /, *, figure: Path | None = None) -> None:
+    """What is known about an integrator, net, field, data set or training method.
+
+    Args:
+        name: one that odenet list KIND prints.
+        figure: Draw the stability region of an integrator into this file (.png, .svg or .pdf).
+    """
     found = [(kind, _registry(kind).get(name)) for kind in KINDS if name in _registry(kind).names()]
     if not found:
         near = difflib.get_close_matches(name, sorted({n for kind in KINDS for n in _registry(kind).names()}), n=3)
@@ -134,7 +139,24 @@ def show(name: str, /) -> None:
             f"did you mean {' or '.join(map(repr, near))}?" if near else "odenet list integrators shows some that are."
         )
         raise UnknownName(f"nothing is called {name!r}; {hint}")
+    if figure is not None:
+        _draw(dict(found).get("integrators"), name, figure)
     print("\n\n".join(_described(kind, name, entry) for kind, entry in found))
+    if figure is not None:
+        print(f"\n{figure}")
+
+
+def check(subject: str, /) -> int:
+    """Hold a plug-in against its claims and the contract, and print what was found; the exit status is 1 if it fails.
+
+    Args:
+        subject: a registered integrator, field, gradient or depth, or package.module:Object, which is imported.
+    """
+    from .testing import check as of
+
+    report = of(_named(subject))
+    print(_in_letters_of(report.table()))
+    return 0 if report.passed else 1
 
 
 def _compare_from(rest: Sequence[str]) -> Callable[..., None]:
@@ -187,16 +209,16 @@ def report(run: Path, /) -> None:
     print(f"\n{run / 'report.html'}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., int | None]] = {
     "list": list_,
     "show": show,
+    "check": check,
     "compare": _compare_from(()),
     "stability": stability,
     "report": report,
 }
 ABSENT = {
     "pde": "PDE problems are not built in this version; this release swaps integrators and compares architectures.",
-    "check": "the conformance kit is not built in this version; registering an integrator checks its claims already.",
     "papers": "paper reproductions are not built in this version.",
     "resume": "training runs cannot be resumed in this version; a comparison can: odenet compare --name NAME --resume.",
 }
@@ -216,42 +238,60 @@ def _registry(kind: str) -> Any:
     return import_module(f"odenet.{'pde' if kind == 'pdes' else kind}")
 
 
+def _named(subject: str) -> Any:
+    """What `odenet check SUBJECT` means: a registered name, or an object of a module that can be imported."""
+    from importlib import import_module
+
+    from .testing import known
+
+    if (entry := known(subject)) is not None:
+        return entry
+    module, colon, path = subject.partition(":")
+    if module.endswith(".py") or "/" in module:
+        stem = Path(module).stem
+        raise BadInput(f"{subject!r} names a file; write the module that python imports, such as {stem}:{path or 'X'}.")
+    if not colon or not path or not module:
+        raise UnknownName(f"nothing to check is called {subject!r}; write a registered name or package.module:Object.")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        found: Any = import_module(module)
+        for word in path.split("."):
+            found = getattr(found, word)
+    except Exception as problem:  # whatever a user's module does while it is imported
+        first = (str(problem).splitlines() or [""])[0]
+        raise BadInput(f"{subject!r} cannot be imported: {type(problem).__name__}: {first.rstrip('.')}.") from None
+    return found
+
+
+def _draw(entry: Any, name: str, path: Path) -> None:
+    from .stability import plots
+
+    if entry is None:
+        raise BadInput(f"{name!r} is no integrator, so it has no stability region; leave out --figure.")
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise BadInput(f"a figure is a .png, .svg or .pdf file, got {str(path)!r}.")
+    plots.stability(entry).savefig(path, dpi=160)
+
+
+def _in_letters_of(text: str) -> str:
+    """The text in the letters that the terminal has."""
+    encoding = sys.stdout.encoding or "ascii"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
 def _described(kind: str, name: str, entry: Any) -> str:
     """`name: value` lines for one entry."""
-    lines = [f"{name} ({kind.removesuffix('s') if kind != 'data' else 'data set'})"]
     if kind == "integrators":
-        lines += _integrator(entry)
-    else:
-        about = (entry.__doc__ or getattr(entry, "when", "") or "").strip()
-        lines += [f"  {line.strip()}" for line in about.splitlines()]
+        from .stability.card import card
+
+        return _in_letters_of(card(entry, plain=not (sys.stdout.encoding or "").lower().startswith("utf")))
+    lines = [f"{name} ({kind.removesuffix('s') if kind != 'data' else 'data set'})"]
+    about = (entry.__doc__ or getattr(entry, "when", "") or "").strip()
+    lines += [f"  {line.strip()}" for line in about.splitlines()]
     for word in ("when", "cite", "takes", "integrators"):
         value = getattr(entry, word, None)
         if value and isinstance(value, str | tuple):
             lines.append(f"  {word + ':':13}{value if isinstance(value, str) else ', '.join(value)}")
     return "\n".join(lines)
-
-
-def _integrator(entry: Any) -> list[str]:
-    facts = entry.facts
-    words = {
-        "order": entry.order,
-        "stages": entry.stages,
-        "needs": ", ".join(sorted(entry.needs)) or "any field",
-        "kind": ", ".join(w for w in ("adaptive", "symplectic", "reversible", "implicit") if getattr(entry, w))
-        or "explicit",
-        "stable for": _stable(facts),
-        "contractive": ""
-        if facts.contractivity_radius is None
-        else f"h L <= {2 * facts.contractivity_radius:.4g} on monotone fields",
-        "error": "" if facts.error_constant is None else f"{facts.error_constant:.4g} h^{entry.order + 1}",
-    }
-    return [f"  {k + ':':13}{v}" for k, v in words.items() if v != ""]
-
-
-def _stable(facts: Any) -> str:
-    parts = []
-    if facts.real_interval:
-        parts.append(f"h lambda >= -{facts.real_interval:.4g} (damping)")
-    if facts.imag_interval is not None:
-        parts.append(f"h omega <= {facts.imag_interval:.4g} (oscillation)" if facts.imag_interval else "no oscillation")
-    return ", ".join(parts)

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", help="instead of those that suit each problem")
     parser.add_argument("--tolerances", nargs="*", type=float, default=[1e-6])
     parser.add_argument("--steps", nargs="*", type=int, default=[400])
-    parser.add_argument("--seconds", type=float, default=2.0, help="the most that one run may take")
+    parser.add_argument("--seconds", type=float, default=5.0, help="the most that one run may take")
     parser.add_argument("--no-peers", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -198,7 +198,7 @@ IMPOSSIBLE = [
     (lambda: on.Flow(on.fields.Free(4), steps=2.0), BadInput, "steps is a positive whole number, got 2.0"),
     (lambda: on.Flow(on.fields.Free(4), span=(1.0, 1.0)), BadInput, "two different finite times"),
     (lambda: on.Flow(on.fields.Free(4), span=3.0), BadInput, "span is a pair of times"),
-    (lambda: on.Flow(on.fields.Free(4), gradient="magic"), BadInput, "write one of autograd, checkpoint"),
+    (lambda: on.Flow(on.fields.Free(4), gradient="magic"), BadInput, "write one of autograd, binomial"),
     (lambda: on.Flow(on.fields.Free(4), init="same"), BadInput, "'iid'"),
     (lambda: on.Flow(on.fields.Free(4), "dopri5", rtol=-1.0), BadInput, "tolerances are positive"),
     (lambda: on.Flow(7), BadInput, "needs a callable"),

@@ -331,6 +331,19 @@ def test_two_stages_of_order_two_are_a_stable_from_gamma_one_quarter_on(gamma, s
     assert (grown <= 1 + 1e-12) is stable
 
 
+@pytest.mark.parametrize(("gamma", "stable"), [("0.333", False), ("0.334", True), ("1.068", True), ("1.069", False)])
+def test_three_stages_of_order_three_are_a_stable_between_the_bounds_of_the_textbook(gamma, stable):
+    """Hairer & Wanner II, IV.6: 1/3 <= gamma <= 1.0685790 for s = p = 3; only the linear order is built here."""
+    last = f"1/6-{gamma}+{gamma}**2"
+    data = Rosenbrock(
+        alpha=("", "0", "0 0"),
+        gamma=(gamma, f"1 {gamma}", f"1/2-{gamma}-({last}) {last} {gamma}"),
+        b="0 0 1",
+        order=2,
+    )
+    assert data.a_stable is stable
+
+
 def test_very_stiff_components_end_on_the_slow_solution_with_rodas4():
     """Prothero & Robinson: y' = lambda (y - cos t) - sin t."""
     f = lambda t, y: -1e8 * (y - torch.cos(torch.as_tensor(t, dtype=D))) - torch.sin(torch.as_tensor(t, dtype=D))  # noqa: E731

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from integrators_parts import Parts, march, matrix, orders
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
@@ -26,45 +26,12 @@ METHODS = {name: integrators.resolve(data) for name, data in DATA.items()}
 STRANG = DATA["strang_splitting"].flows
 
 
-class Parts:
-    """A split right-hand side as an integrator sees it; with a matrix the implicit part is L y and says so."""
-
-    def __init__(self, explicit, implicit=None, matrix=None):
-        self.explicit = explicit
-        self.implicit = implicit or (lambda t, y: y * matrix if matrix.dim() == 1 else y @ matrix.mT)
-        self.workspace = {}
-        if matrix is not None:
-            self.implicit_matrix = lambda p, y: matrix
-
-    def __call__(self, t, y):
-        return self.explicit(t, y) + self.implicit(t, y)
-
-
-def matrix(seed, n=3, shift=0.0):
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(n, n, generator=g, dtype=torch.float64) / math.sqrt(n) - shift * torch.eye(
-        n, dtype=torch.float64
-    )
-
-
 def exp(m):
     return torch.from_numpy(expm(m.numpy()))
 
 
 A, B = matrix(1), matrix(2, shift=1.0)
 Y = torch.tensor([[1.0, -0.5, 0.3], [0.2, 0.4, -1.0]], dtype=torch.float64)
-
-
-def march(method, f, y, end, steps):
-    h = end / steps
-    for n in range(steps):
-        y = method.step(f, n * h, y, h, (), None).y
-    return y
-
-
-def orders(method, f, y, end, exact, steps=(8, 16, 32)):
-    errors = [float((march(method, f, y, end, n) - exact).abs().max()) for n in steps]
-    return [math.log2(a / b) for a, b in pairwise(errors)]
 
 
 # ---- what is registered

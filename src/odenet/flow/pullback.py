@@ -131,6 +131,7 @@ def _pull_transformed(  # type: ignore[no-untyped-def]
 
 
 def plus(a: Any, b: Any) -> Any:
+    """a + b, where None is zero."""
     return b if a is None else a if b is None else a + b
 
 

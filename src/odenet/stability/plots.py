@@ -110,11 +110,7 @@ def _plane(method: Any, name: str, points: int) -> Figure:
     from .region import stability_region, window
 
     region = stability_region(method, window(method), points)
-    re, im, growth = (
-        region.re.numpy(),
-        region.im.numpy(),
-        np.minimum(np.nan_to_num(region.growth.numpy().T, nan=10), 10),
-    )
+    re, im, growth = region.re.numpy(), region.im.numpy(), _clipped(region)
     figure, ax = _complex_plane(re, im)
     ax.contourf(re, im, growth, levels=[-1.0, 1.0 + 1e-6], colors=[SHADE])
     inner = ax.contour(re, im, growth, levels=[0.1, 0.5], colors=[MUTED], linewidths=0.7, linestyles="--")
@@ -163,7 +159,8 @@ def _parts(method: Any, name: str, points: int) -> Figure:
             ax.contour(re, im, growth, levels=[1.0 + 1e-6], colors=[tint], linewidths=1.4)
         ax.plot([], [], color=tint, lw=1.4, label=f"{w:g}{inside}")
     part = "linear" if "linear" in method.needs else "implicit"
-    figure.legend(title=f"hμ of the\n{part} part", fontsize=8, title_fontsize=8, loc="outside right upper")
+    title = f"hμ of the {part} part"
+    figure.legend(title=title, fontsize=8, title_fontsize=8, loc="outside lower center", ncols=3)
     ax.set_title(f"Stability of {name}", pad=18)
     _note(ax, f"inside each curve |amplification| ≤ 1 for y′ = λy + μy, z = hλ, {part} μ")
     return figure

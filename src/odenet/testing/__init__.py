@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from .depth import check_depth
+from .field import check_field
+from .gradient import check_gradient
 from .integrator import check_integrator
 from .report import Finding, Report
+from .subject import check, known
 
-__all__ = ["Finding", "Report", "check_integrator"]
+__all__ = [
+    "Finding",
+    "Report",
+    "check",
+    "check_depth",
+    "check_field",
+    "check_gradient",
+    "check_integrator",
+    "known",
+]

@@ -97,21 +97,21 @@ class Method:
         return torch.cat([s.y.reshape(-1) for s in self.steps(f, t, y, h, count, coef)])
 
 
-Check = Callable[[Method], Iterator[Finding]]
-CHECKS: dict[str, Check] = {}
+Check = Callable[[Any], Iterator[Finding]]
+CHECKS: dict[str, Check] = {}  # of integrators
 
 
-def check(name: str) -> Callable[[Check], Check]:
-    """Add a function to the checks of an integrator."""
+def check(name: str, checks: dict[str, Check] = CHECKS) -> Callable[[Check], Check]:
+    """Add a function to the checks of one kind of plug-in."""
 
     def add(function: Check) -> Check:
-        CHECKS[name] = function
+        checks[name] = function
         return function
 
     return add
 
 
-def carried_out(name: str, function: Callable[[Any], Iterator[Finding]], subject: Any) -> list[Finding]:
+def carried_out(name: str, function: Check, subject: Any) -> list[Finding]:
     """The findings of one check; what it raises is a finding too."""
     made: list[Finding] = []
     try:
