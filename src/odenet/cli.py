@@ -32,7 +32,7 @@ Kind = Literal["integrators", "nets", "fields", "pdes", "data", "methods"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0, 1 where a check failed, or 2 after one sentence on the error stream for what cannot be right."""
+    """Run a command; 0, 1 where a check failed, or 2 after one sentence on the error stream for bad input."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _run(given)
@@ -259,7 +259,7 @@ def _named(subject: str) -> Any:
         found: Any = import_module(module)
         for word in path.split("."):
             found = getattr(found, word)
-    except Exception as problem:  # whatever a user's module does while it is imported
+    except (Exception, SystemExit) as problem:  # whatever a user's module does while it is imported
         first = (str(problem).splitlines() or [""])[0]
         raise BadInput(f"{subject!r} cannot be imported: {type(problem).__name__}: {first.rstrip('.')}.") from None
     return found

@@ -13,7 +13,7 @@ from scipy.integrate import solve_ivp
 import odenet as on
 import odenet.integrators as integrators
 from odenet.errors import ClaimRefused, Incompatible, StepFailed
-from odenet.fields import Split, WithJacobian
+from odenet.fields import SemiLinear, Split, WithJacobian
 from odenet.integrators import Integrator
 from odenet.integrators.additive import Additive
 from odenet.integrators.library.additive import LIBRARY
@@ -66,7 +66,7 @@ def test_adaptive_steps_keep_the_tolerance_against_radau(name, kind, reference):
     advect, diffuse, u0 = _advection_diffusion()
     explicit = lambda u: u @ advect.mT + u * (1 - u)  # noqa: E731
     field = {
-        "linear": lambda: Semilinear(diffuse, explicit),
+        "linear": lambda: SemiLinear(diffuse, explicit),
         "newton": lambda: Split(explicit, lambda u: u @ diffuse.mT),
         "jacobian": lambda: Split(explicit, WithJacobian(lambda u: u @ diffuse.mT, lambda t, u: diffuse)),
     }[kind]()
@@ -127,7 +127,7 @@ def test_gradients_through_solve_reach_the_weights_of_both_parts(gradient):
     y0 = torch.tensor([[1.0, 0.5]])
 
     def loss():
-        field = Semilinear(stiff, net)
+        field = SemiLinear(stiff, net)
         return (
             on.solve(field, y0, [0.0, 1.0], integrator=METHODS["ars343"], steps=10, gradient=gradient)
             .y[-1]
@@ -224,7 +224,7 @@ def test_a_field_without_parts_is_refused():
 
 
 def test_the_matrix_of_a_constant_linear_part_is_factorised_once_for_equal_steps():
-    field = Semilinear(matrix(9, shift=5.0), torch.sin)
+    field = SemiLinear(matrix(9, shift=5.0), torch.sin)
     solution = on.solve(field, torch.ones(3), [0.0, 1.0], integrator=METHODS["kencarp4"], steps=20)
     assert solution.stats["lu"] == 1
     assert solution.stats["jacobians"] == solution.stats["newton"] == 0

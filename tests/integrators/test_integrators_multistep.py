@@ -346,18 +346,26 @@ def test_equal_steps_at_order_k_are_the_fixed_formula(formulas, k):
     times = [t - j * h for j in range(k + 2)]
     states = [f.exact(s) for s in times]
     if formulas == "bdf":
-        got = method_of(formulas).step(f, t, states[0], h, remembered(formulas, k, times, states), None).y
+        step = method_of(formulas).step(f, t, states[0], h, remembered(formulas, k, times, states), None)
         weights = [float(w) for w in bdf_by_hand(k)][::-1]
-        defect = weights[0] * got + sum(w * y for w, y in zip(weights[1:], states)) - h * f(t + h, got)
+        defect = weights[0] * step.y + sum(w * y for w, y in zip(weights[1:], states)) - h * f(t + h, step.y)
         assert float(defect.abs().max()) < 2e-14
+        # the local error of bdfk is nabla^{k+1} y / (k + 1)
+        nabla = sum((-1) ** j * math.comb(k + 1, j) * y for j, y in enumerate([step.y, *states[: k + 1]]))
+        assert torch.allclose(step.error, nabla / (k + 1), rtol=0, atol=1e-14)
         return
     slopes = [f(s, y) for s, y in zip(times, states)]
-    got = method_of(formulas).step(f, t, states[0], h, remembered(formulas, k, times, slopes), None).y
+    step = method_of(formulas).step(f, t, states[0], h, remembered(formulas, k, times, slopes), None)
     bashforth = [float(w) for w in adams_by_hand(range(1 - k, 1))][::-1]
     newest, *moulton = [float(w) for w in adams_by_hand(range(1 - k, 2))][::-1]
     guess = states[0] + h * sum(w * s for w, s in zip(bashforth, slopes))
-    hand = states[0] + h * (newest * f(t + h, guess) + sum(w * s for w, s in zip(moulton, slopes)))
-    assert torch.allclose(got, hand, rtol=0, atol=1e-13)
+    predicted = f(t + h, guess)
+    hand = states[0] + h * (newest * predicted + sum(w * s for w, s in zip(moulton, slopes)))
+    assert torch.allclose(step.y, hand, rtol=0, atol=1e-13)
+    # the estimate is the difference to the corrector of one order less
+    low = [float(w) for w in adams_by_hand(range(2 - k, 2))][::-1]
+    below = states[0] + h * (low[0] * predicted + sum(w * s for w, s in zip(low[1:], slopes)))
+    assert torch.allclose(step.error, hand - below, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("h", [0.25, 0.9, 0.01, -0.25])
@@ -411,6 +419,33 @@ def test_a_step_much_longer_than_the_last_starts_afresh(formulas):
     fresh = method_of(formulas).step(f, 8e-6, y, 0.1, (), None)
     assert torch.allclose(again.y, fresh.y, rtol=0, atol=1e-14)
     assert again.order == fresh.order == 2
+
+
+@pytest.mark.parametrize("formulas", ["bdf", "adams"])
+def test_a_step_the_other_way_starts_afresh(formulas):
+    f, h = Run(ForcedPair()), 0.02
+    y, carry = f.f.exact(0.0), ()
+    for n in range(8):
+        y, _, carry, *_ = method_of(formulas).step(f, n * h, y, h, carry, None)
+    again = method_of(formulas).step(f, 8 * h, y, -h, carry, None)
+    fresh = method_of(formulas).step(f, 8 * h, y, -h, (), None)
+    assert torch.allclose(again.y, fresh.y, rtol=0, atol=1e-14)
+    assert again.order == fresh.order == 2
+
+
+def test_bdf_starts_with_backward_euler_and_remembers_true_states_only():
+    f, h = Run(lambda t, y: -3 * y), 0.1
+    y = tensor(1.0)
+    step = integrators.get("bdf").step(f, 0.0, y, h, (), None)
+    assert float(step.y) == pytest.approx(1 / 1.3, rel=1e-14)
+    differences, _ = step.carry
+    assert differences.shape == (1, 1)
+    assert float(differences[0]) == pytest.approx(1 / 1.3 - 1, rel=1e-13)
+
+
+def test_adams_starts_with_heun():
+    step = integrators.get("adams").step(Run(lambda t, y: -3 * y), 0.0, tensor(1.0), 0.1, (), None)
+    assert float(step.y) == pytest.approx(1 - 0.3 + 0.045, rel=1e-14)
 
 
 def test_one_step_size_per_sample_is_refused():
@@ -517,14 +552,18 @@ def test_going_back_returns_to_the_start(name):
 
 
 @pytest.mark.parametrize("name", ["adams", "bdf"])
-def test_a_jump_of_the_field_is_passed_with_smaller_steps(name):
-    """y' = -1 until t = 1, then 2: y(3) = y(0) + 3."""
+def test_a_jump_of_the_field_is_passed_at_low_order(name):
+    """y' = cos t until t = 5, then 2 cos t."""
+    record = []
 
     def jump(t, y):
-        return torch.full_like(y, -1.0 if t < 1 else 2.0)
+        return torch.full_like(y, math.cos(t) * (1.0 if t < 5 else 2.0))
 
-    got, *_ = drive(integrators.get(name), jump, 0.0, 3.0, tensor(0.5), 1e-6, 1e-6)
-    assert float(got) == pytest.approx(3.5, abs=1e-4)
+    got, *_ = drive(integrators.get(name), jump, 0.0, 8.0, tensor(0.5), 1e-6, 1e-6, record)
+    assert float(got) == pytest.approx(0.5 + 2 * math.sin(8) - math.sin(5), abs=1e-4)
+    before, after = ([step.order - 1 for t, *_, step in record if (t < 5) == early] for early in (True, False))
+    assert max(before) >= 5
+    assert min(after) <= 2
 
 
 @pytest.mark.parametrize("name", ["adams", "bdf"])

@@ -26,7 +26,7 @@ from ..fields import wrap
 from ..integrators import Integrator
 from ..integrators.adaptive import Controller
 from ..integrators.dense import between, interpolate
-from ..types import Carry, Params, State, Step, Time
+from ..types import Params, State, Step, Time
 from .adjoint import Adjoint
 from .clock import Clocked, clock
 from .events import Event, Finder, attached
@@ -36,6 +36,7 @@ from .record import Mark, Record, Tolerance
 from .solution import Solution
 from .solve import ATTEMPTS, check_pair, times_of
 from .state import Form, finite, floating
+from .told import Calling, Perturbed
 from .watch import Watch
 
 METHODS = {
@@ -220,9 +221,9 @@ class _Call:
             knots = [self.times[0], self.times[0] + math.copysign(substeps * float(size), self.times[1])]
         method = self.method
         if options.get("perturb") or options.get("jump_t") is not None:
-            method = _Perturbed(method, self.t)
+            method = Perturbed(method, self.t)
         if calls := _callbacks(self.func):
-            method = _Calling(method, calls, self.nest, self.t)
+            method = Calling(method, calls, self.nest, self.t)
         march = March(
             field, method, {CLOCK: PerStep()}, knots, substeps, tolerance,
             stops=stops, look=None if finder is None else finder.look, own=self.parameters,
@@ -265,7 +266,7 @@ class _Call:
             )
         if finder is not None:
             return self._event(finder, record, states, march)
-        if isinstance(march.integrator, _Calling):
+        if isinstance(march.integrator, Calling):
             march.integrator.finish()
         return self.nest(self._at_times(states))
 
@@ -372,56 +373,3 @@ def _norm(norm: Any, nest: Callable[[Tensor], Any]) -> Callable[[Tensor], float]
 def _callbacks(func: Any) -> dict[str, Callable[..., None]]:
     names = ("callback_step", "callback_accept_step", "callback_reject_step")
     return {n: getattr(func, n) for n in names if callable(getattr(func, n, None))}
-
-
-def _resemble(wrapper: Integrator, inner: Integrator) -> None:
-    """Give a wrapper what the march asks of the method inside it."""
-    for name in ("order", "stages", "name", "history", "adaptive", "implicit", "needs", "dense", "facts"):
-        if hasattr(inner, name):
-            setattr(wrapper, name, getattr(inner, name))
-
-
-class _Perturbed(Integrator):
-    """Evaluations at the ends of a step happen just inside it, for a right-hand side that jumps at grid points."""
-
-    def __init__(self, inner: Integrator, t: Tensor) -> None:
-        self.inner, self.clock = inner, t.detach().reshape(-1)[:1]
-        _resemble(self, inner)
-
-    def step(self, f: Any, t: Time, y: State, h: Time, carry: Carry, coef: Params | None) -> Step:
-        """The inner method's step."""
-        ends = self.clock.new_tensor([t, t + h])
-        first, last = torch.nextafter(ends, ends.flip(0)).tolist()
-
-        def inside(s: Time, y: State) -> State:
-            return f(first if s == t else last if s == t + h else s, y)
-
-        return self.inner.step(inside, t, y, h, carry, coef)
-
-
-class _Calling(Integrator):
-    """Tells torchdiffeq's callbacks of every step that is tried, accepted and rejected: (t, y, h)."""
-
-    def __init__(self, inner: Integrator, calls: dict[str, Any], nest: Any, t: Tensor) -> None:
-        self.inner, self.calls, self.nest, self.t = inner, calls, nest, t
-        _resemble(self, inner)
-        self._tried: tuple[Any, ...] | None = None
-
-    def step(self, f: Any, t: Time, y: State, h: Time, carry: Carry, coef: Params | None) -> Step:
-        """The inner method's step, after the callbacks."""
-        now = (self.t.new_tensor(t), self.nest(y), self.t.new_tensor(abs(h)))
-        if self._tried is not None:
-            repeated = float(self._tried[0]) == float(now[0])
-            self._tell("callback_reject_step" if repeated else "callback_accept_step", self._tried)
-        self._tell("callback_step", now)
-        self._tried = now
-        return self.inner.step(f, t, y, h, carry, coef)
-
-    def finish(self) -> None:
-        """The last step was accepted."""
-        if self._tried is not None:
-            self._tell("callback_accept_step", self._tried)
-
-    def _tell(self, name: str, given: tuple[Any, ...]) -> None:
-        if name in self.calls:
-            self.calls[name](*given)

@@ -132,6 +132,7 @@ def difference(a: Tensor, b: Tensor) -> float:
         return float("inf")
     if a.numel() == 0:
         return 0.0
+    a, b = a.detach(), b.detach()
     gap = float((a - b).abs().max()) / max(1.0, float(b.abs().max()))
     return gap if gap == gap else float("inf")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import fields, integrators
 from ..depth import DEPTHS, Depth
-from ..errors import BadInput
+from ..errors import BadInput, UnknownName
 from ..fields import Field
 from ..flow import GRADIENTS, Gradient
 from ..integrators import Integrator
@@ -32,9 +32,12 @@ def check(obj: Any) -> Report:
     """`check_integrator`, `check_field`, `check_gradient` or `check_depth`, by what `obj` is.
 
     obj: a registered name, or an integrator, coefficients of one, field, gradient or depth, or a class of one of them
-    Raises BadInput for anything else.
+    Raises BadInput for anything else, UnknownName for a name of none of them.
     """
-    obj = known(obj) or obj if isinstance(obj, str) else obj
+    if isinstance(obj, str):
+        name, obj = obj, known(obj)
+        if obj is None:
+            raise UnknownName(f"no integrator, field, gradient or depth is called {name!r}.")
     kind = obj if inspect.isclass(obj) else type(obj)
     for family, function in (
         (Integrator, check_integrator),
