@@ -49,9 +49,9 @@ SWEEPS = {
     )
 }  # fmt: skip
 FIRST = frozenset({
-    "euler", "midpoint", "heun", "heun_euler", "fehlberg2", "heun3", "ralston", "rk3", "ssprk3", "rk4", "rk4_38", "bosh3",
-    "dopri5", "tsit5", "polynet2", "polynet3", "ab2", "ab3", "ab4", "lm", "momentum", "leapfrog", "two_step_midpoint",
-    "symplectic_euler", "verlet", "yoshida4",
+    "euler", "midpoint", "heun", "heun_euler", "fehlberg2", "heun3", "ralston", "rk3", "ssprk3", "rk4", "rk4_38",
+    "bosh3", "dopri5", "tsit5", "polynet2", "polynet3", "ab2", "ab3", "ab4", "lm", "momentum", "leapfrog",
+    "two_step_midpoint", "symplectic_euler", "verlet", "yoshida4",
 })  # fmt: skip
 
 

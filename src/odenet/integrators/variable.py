@@ -28,6 +28,7 @@ from .dense import Polynomials, Theta
 from .multistep import Multistep, implicit_slope
 
 Steps: TypeAlias = Sequence[Any]  # floats, fractions or 0-dim tensors, the newest first
+BREAK = 0.5  # the part of the largest lower difference above which the newest one shows a jump of f
 LEAP = 30.0  # a step longer than this multiple of the last one starts afresh: differences would only carry noise
 
 
@@ -255,8 +256,11 @@ class VariableAdams(Integrator):
         factors = [abs(_number(h * (g[q] - g[q - 1]))) if 0 < q < len(g) else None for q in (k - 1, k, k + 1)]
         after = _choose(self, f, y, new, memory, factors, seen, h)
         kept = fresh_differences[: after.order + 1]
+        estimated = k
+        if _breaks([x + d for x in stars[1:k]], d):
+            after, kept, estimated = Memory(1, 0, True, after.steps), fresh_differences[:1], 1
         carry = (kept, after._replace(steps=after.steps[: max(k, len(kept) - 1)]).write())
-        return Step(new, (h * (g[k] - g[k - 1])) * d, carry, (*phi[:k], d), k + 1)
+        return Step(new, (h * (g[estimated] - g[estimated - 1])) * d, carry, (*phi[:k], d), estimated + 1)
 
     def dense(self, f: Any, t: Time, h: Time, y0: State, step: Step, theta: Theta) -> State:
         """The integral of the polynomial through the past slopes and the predicted one, exact at both ends."""
@@ -311,6 +315,14 @@ def _choose(
     elif rising and high > -math.inf:
         rising = False
     return Memory(order, held, rising, (h, *memory.steps))
+
+
+def _breaks(lower: Sequence[State], newest: State) -> bool:
+    """Whether differences stopped decreasing, as at a jump of f: then those of the past tell nothing of the error."""
+    if not lower:
+        return False
+    sizes = torch.stack([*lower, newest]).detach().reshape(len(lower) + 1, -1).abs().square().sum(1).tolist()
+    return sizes[-1] > BREAK**2 * max(sizes[:-1])
 
 
 def _number(x: Any) -> float:
