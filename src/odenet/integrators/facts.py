@@ -13,11 +13,12 @@ from numpy.polynomial import chebyshev
 
 from ..rational import Number, is_exact, solve
 from .base import Facts, facts_of
-from .multistep import LinearMultistep, TwoStep, coefficients_of, is_zero_stable
+from .multistep import LinearMultistep
 from .order import Residual, attained_order, multistep_conditions, root_condition
 from .partitioned import Partitioned, SymplecticSplitting
 from .polynomials import Polynomial, add, multiply, stays_nonpositive_until
 from .runge_kutta import RungeKutta, Tableau
+from .two_step import TwoStep, coefficients_of, is_zero_stable
 
 
 def fraction(x: Number) -> Fraction:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..multistep import Multistep, TwoStep
+from ..multistep import Multistep
+from ..two_step import TwoStep
 from ..variable import VariableOrder
 
 LIBRARY: dict[str, Any] = {
