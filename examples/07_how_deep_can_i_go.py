@@ -6,8 +6,8 @@
 # Expected output (~ stands before digits that vary, ... for any text):
 #     layers                                                   16       64      256
 #     MB kept, hamiltonian, autograd                        0.229    0.918    3.670
-#     MB kept, hamiltonian, checkpoint                      0.066    0.262    1.049
-#     MB kept, hamiltonian, reversible                      0.004    0.004    0.004
+#     MB kept, hamiltonian, checkpoint                      0.070    0.266    1.053
+#     MB kept, hamiltonian, reversible                      0.008    0.008    0.008
 #     min |dy_N/dy_j|, Free                                 1.389    1.082    1.023
 #     min |dy_N/dy_j|, Parabolic                            0.017    0.001    0.001
 #     min |dy_N/dy_j|, SeparableHamiltonian, proved >= 1    1.314    1.103    1.033
@@ -21,7 +21,7 @@ x = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
 
 
 def kept(flow: on.Flow) -> float:
-    """Megabytes kept for the backward pass beside the weights."""
+    """Megabytes kept for the backward pass beside the weights, x among them."""
     weights = {p.untyped_storage().data_ptr() for p in flow.parameters()}
     storages = {}
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 
 import odenet as on
 from odenet.cli import main
+from odenet.fields.testset import IVPS
 
 SMALL = [
     "--data", "moons", "--nets", "resnet", "mlp", "--integrators", "euler", "--seeds", "2", "--width", "4",
@@ -39,18 +42,19 @@ def test_the_module_is_the_command() -> None:
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("kind", ["integrators", "nets", "fields", "data", "pdes", "methods"])
+@pytest.mark.parametrize("kind", ["integrators", "nets", "fields", "problems", "data", "pdes", "methods"])
 def test_list_prints_the_names_of_the_registry(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", kind]) == 0
-    registry = {"pdes": on.pde, "methods": on.train}.get(kind) or getattr(on, kind)
-    assert capsys.readouterr().out.split() == registry.names()
+    if kind == "problems":
+        names = list(IVPS)
+    else:
+        names = ({"pdes": on.pde, "methods": on.train}.get(kind) or getattr(on, kind)).names()
+    assert capsys.readouterr().out.split() == names
 
 
-@pytest.mark.parametrize("kind", ["integrators", "nets", "fields", "data", "train"])
+@pytest.mark.parametrize("kind", ["nets", "fields", "data", "train"])
 def test_show_says_something_about_every_name_there_is(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     for name in getattr(on, kind).names():
-        if name.startswith("torchdiffeq:"):
-            continue
         assert main(["show", name]) == 0, name
         out = capsys.readouterr().out
         assert out.startswith(name) and len(out.splitlines()) > 1, name
@@ -61,6 +65,15 @@ def test_show_prints_the_facts_of_a_scheme(capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     # Hairer & Wanner: the real interval of rk4 is 2.785, its imaginary one 2 sqrt 2
     assert "order:       4" in out and "-2.785" in out and "2.828" in out and "Kutta" in out
+
+
+def test_show_tells_of_a_problem_its_size_interval_and_source(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, problem in IVPS.items():
+        assert main(["show", name]) == 0
+        out = capsys.readouterr().out
+        assert f"{name} (problem)\n" in out and f"size:        {len(problem.y0)} equation" in out
+        assert f"stiff:       {'yes' if problem.stiff else 'no'}" in out and "cite: " in out
+        assert max(map(len, out.splitlines())) <= 100
 
 
 def test_a_name_of_two_kinds_is_shown_twice(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +89,15 @@ def test_a_name_of_two_kinds_is_shown_twice(capsys: pytest.CaptureFixture[str]) 
         (["list", "integratrs"], "invalid choice 'integratrs'"),
         (["list"], "Missing from odenet list"),
         (["pde", "burgers", "--method", "x"], "PDE problems are not built in this version"),
-        (["check", "a:b"], "not built in this version"),
+        (["check", "a:b"], "'a:b' cannot be imported: ModuleNotFoundError: No module named 'a'."),
+        (["check", "rk5"], "nothing to check is called 'rk5'; write a registered name or package.module:Object."),
+        (
+            ["check", "mine.py:Rk5"],
+            "'mine.py:Rk5' names a file; write the module that python imports, such as mine:Rk5",
+        ),
+        (["check", "math:Rk5"], "'math:Rk5' cannot be imported: AttributeError: module 'math' has no attribute 'Rk5'."),
+        (["check", "math:pi"], "float is no integrator, coefficients, field, gradient or depth"),
+        (["check", "odenet.integrators:Integrator"], "Integrator() raises TypeError: Can't instantiate abstract class"),
         (["papers", "run", "x"], "not built in this version"),
         (["resume", "x"], "in this version"),
         (["compare", "--nets", "resnt"], "no net is called 'resnt'; did you mean 'resnet'"),
@@ -94,6 +115,24 @@ def test_a_name_of_two_kinds_is_shown_twice(capsys: pytest.CaptureFixture[str]) 
         (["compare", "--config", "none.toml"], "the config none.toml cannot be read"),
         (["report", "nowhere"], "nowhere is not a run folder"),
         (["stability", "nowhere"], "nowhere is not a run folder"),
+        (["bench"], "Missing from odenet bench"),
+        (["bench", "solver"], "invalid choice 'solver'"),
+        (
+            ["bench", "solvers", "--problems", "hirse"],
+            "no problem of the test set is called 'hirse'; did you mean 'hires'?",
+        ),
+        (["bench", "solvers", "--problems", "nowhere:x"], "'nowhere:x' cannot be imported"),
+        (["bench", "solvers", "--problems", "math:pi"], "InitialValueProblem, got float"),
+        (["bench", "solvers", "--problems", "e2", "e2"], "two problems are called 'e2'"),
+        (["bench", "solvers", "--methods", "doppri5"], "no method is called 'doppri5'; did you mean 'dopri5'"),
+        (["bench", "solvers", "--methods", "scipy:Radu"], "did you mean 'scipy:Radau'"),
+        (["bench", "solvers", "--tolerances", "1e-3", "-1e-6"], "a tolerance lies between 0 and 1, got -1e-06"),
+        (["bench", "solvers", "--tolerances", "nan"], "a tolerance lies between 0 and 1, got nan"),
+        (["bench", "solvers", "--steps", "0"], "steps are positive whole numbers, got 0"),
+        (["bench", "solvers", "--repeats", "0"], "repeats is a positive number, got 0"),
+        (["bench", "solvers", "--seconds", "-1"], "seconds is a positive number, got -1"),
+        (["bench", "solvers", "--name", "../x"], "run name '../x' is not usable"),
+        (["bench", "solvers", "--problems"], "a bench needs problems and methods"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -187,3 +226,166 @@ def test_a_plug_in_of_three_lines_is_compared_though_workers_do_not_know_it(here
         "my_rk2" in (here / "kept" / "results.csv").read_text()
         and "my_rk2" in (here / "kept" / "report.html").read_text()
     )
+
+
+BENCH = ["bench", "solvers", "--tolerances", "1e-4", "1e-6", "--steps", "20", "--repeats", "1"]
+MINE = """
+from odenet.fields.testset import InitialValueProblem
+
+decay = InitialValueProblem(
+    name="decay", f=lambda t, y: -y, y0=(1.0,), t1=1.0, reference=(0.36787944117144233,), cite="", doc=""
+)
+unknown = InitialValueProblem(name="unknown", f=lambda t, y: -y, y0=(1.0,), t1=1.0, cite="", doc="")
+short = InitialValueProblem(name="short", f=lambda t, y: -y, y0=(1.0, 2.0), t1=1.0, reference=(0.3,), cite="", doc="")
+"""
+
+
+@pytest.fixture
+def mine(here: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module with problems of a user's own in the current folder."""
+    (here / "my_problems.py").write_text(MINE)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "my_problems", raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return "my_problems"
+
+
+def test_bench_solvers_writes_tables_and_figures_of_a_named_problem_and_one_of_mine(
+    here: Path, mine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = ["dopri5", "rk4", "torchdiffeq:dopri5", "torchdiffeq:rk4", "scipy:Radau"]
+    assert main([*BENCH, "--problems", "a1", f"{mine}:decay", "--methods", *methods, "--name", "r"]) == 0
+    out, err = capsys.readouterr()
+    assert out.rstrip().endswith("runs/r") and "[16/16]" in err
+    kept = files(here / "runs" / "r")
+    figures = {f"work_precision_{p}.{kind}" for p in ("a1", "decay") for kind in ("png", "svg", "pdf", "csv")}
+    assert kept.keys() == figures | {f"work_precision.{kind}" for kind in ("csv", "json", "txt")}
+    rows = list(csv.DictReader(io.StringIO(kept["work_precision.csv"].decode())))
+    assert [r["method"] for r in rows if r["problem"] == "decay"] == [
+        "dopri5", "dopri5", "rk4", "torchdiffeq:dopri5", "torchdiffeq:dopri5", "torchdiffeq:rk4", "scipy:Radau",
+        "scipy:Radau",
+    ]  # fmt: skip
+    assert all(float(r["error"]) < 1e-3 and float(r["seconds"]) > 0 for r in rows)
+    assert all(method in out for method in methods)
+    of_rk4 = [r for r in rows if r["method"] == "torchdiffeq:rk4"]
+    assert [r["nfe"] for r in of_rk4] == ["80", "80"] and [r["kind"] for r in of_rk4] == ["steps", "steps"]
+
+    assert main([*BENCH, "--problems", "a1", "--name", "r"]) == 2
+    assert "exists already and is left as it is" in capsys.readouterr().err and files(here / "runs" / "r") == kept
+
+
+@pytest.mark.parametrize(("problem", "sentence"), [
+    ("unknown", "unknown has no reference value"), ("short", "2 initial values, 1 reference values"),
+    ("absent", "has no attribute 'absent'"),
+])  # fmt: skip
+def test_a_problem_of_mine_that_cannot_be_measured_is_refused(
+    problem: str, sentence: str, here: Path, mine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*BENCH, "--problems", f"{mine}:{problem}"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and sentence in err and not (here / "runs").exists()
+
+
+def test_a_stopped_bench_keeps_what_was_finished(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import odenet.experiment.solvers as solvers
+
+    measured, calls = solvers._measured, []
+
+    def stopped(*args: object) -> object:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measured(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(solvers, "_measured", stopped)
+    assert main([*BENCH, "--problems", "a1", "--methods", "dopri5", "--name", "r"]) == 130
+    assert "the 1 of 2 runs that finished are kept" in capsys.readouterr().err
+    assert len((here / "runs" / "r" / "work_precision.csv").read_text().splitlines()) == 2
+
+
+CONSTRUCTED = """
+import torch
+from odenet.fields import Field
+from odenet.integrators import Integrator
+from odenet.types import Step
+
+class Failing(Integrator):
+    order = 1
+    def __init__(self):
+        raise RuntimeError("no table found.")
+    def step(self, f, t, y, h, carry, coef):
+        return Step(y + h * f(t, y), None, ())
+
+class Needy(Failing):
+    def __init__(self, table):
+        self.table = table
+
+class Empty(Field):
+    def __init__(self):
+        raise OSError("no weights")
+    def init(self, generator=None):
+        return {}
+    def forward(self, t, y, p):
+        return -y
+
+class Odd(Field):
+    def init(self, generator=None):
+        return {}
+    def forward(self, t, y, p):
+        return y[..., :0]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("Failing", "Failing() raises RuntimeError: no table found; check an instance, or correct it."),
+        ("Needy", "Needy() raises TypeError: "),
+        ("Empty", "Empty() raises OSError: no weights; correct it."),
+        ("Odd", "Odd takes none of the states of shape (3, 4), "),
+    ],
+)
+def test_check_says_in_one_line_what_cannot_be_made(
+    name: str, sentence: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "constructed.py").write_text(CONSTRUCTED)
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.delitem(sys.modules, "constructed", raising=False)
+    assert main(["check", f"constructed:{name}"]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"odenet: {sentence}") and err.count("\n") == 1 and out == ""
+
+
+@pytest.mark.parametrize("name", ["rk4", "verlet", "radau_iia5", "euler_maruyama", "kepler", "discrete", "shared"])
+def test_check_prints_findings_no_wider_than_the_terminal_and_a_verdict_last(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["check", name]) == 0
+    *lines, verdict = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100 and {line[:4].strip() for line in lines} <= {"ok", "skip", ""}
+    assert " passes: " in verdict and verdict.endswith(" do not apply.")
+
+
+def test_check_ends_with_1_and_the_failures_last_for_a_plug_in_that_fails(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "proud.py").write_text(
+        "from odenet.integrators import Integrator\nfrom odenet.types import Step\n"
+        "class Proud(Integrator):\n    order = 2\n"
+        "    def step(self, f, t, y, h, carry, coef):\n        return Step(y + h * f(t, y), None, ())\n"
+    )
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.syspath_prepend(here)
+    assert main(["check", "proud:Proud"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == (
+        "integrator proud:Proud FAILS 4 checks (order, local order, error terms, times); 35 passed, 7 do not apply."
+    )
+    assert max(map(len, lines[:-1])) <= 100
+    failed = [i for i, line in enumerate(lines) if line.startswith("FAIL")]
+    assert len(failed) >= 4 and not any(line.startswith(("ok", "skip")) for line in lines[failed[0] :])
+    said = " ".join(" ".join(lines).split())
+    assert "FAIL order halving the step shows order 1.0" in said and "; correct step(), or write order = 1. " in said

@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+STATUSES_HEAD = "| status | what it says |\n|---|---|\n"
 MARKS = ("<!-- generated: python tests/test_readme.py -->\n", "<!-- end -->")
 
 
@@ -51,6 +52,13 @@ def tables() -> str:
     return f"{out}\n{listed[0].upper()}{listed[1:]}.\n"
 
 
+def statuses() -> str:
+    """The rows of the table of statuses."""
+    from odenet.flow.solution import STATUSES
+
+    return "".join(f"| `{status}` | {sentence} |\n" for status, sentence in STATUSES.items())
+
+
 def _first_sentence(obj: object) -> str:
     words = " ".join((obj.__doc__ or "").split("\n\n")[0].split())
     return re.split(r"(?<=[a-z)0-9])[.;] |$", words)[0].rstrip(".")
@@ -74,7 +82,7 @@ def test_every_python_block_runs_by_itself_and_prints_what_the_next_block_says(t
 
     text = README.read_text(encoding="utf-8")
     pairs = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", text, re.M | re.S)
-    assert len(pairs) == len(blocks("python")) == 4
+    assert len(pairs) == len(blocks("python")) == 7
     # one process, a fresh namespace for each block: torch is imported once
     run_all = "for path in sys.argv[1:]:\n    runpy.run_path(path, run_name='__main__')\n    print('-' * 9)"
     driver = f"import runpy, sys\n{run_all}"
@@ -136,8 +144,23 @@ def test_the_printed_comparison_is_of_the_nets_that_quick_compares() -> None:
 
 def test_every_link_leads_somewhere() -> None:
     for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
-        for target in re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text(encoding="utf-8")):
-            assert target.startswith("https://") or (ROOT / target).exists(), (name, target)
+        text = (ROOT / name).read_text(encoding="utf-8")
+        headings = {"#" + line.lower().replace(" ", "-") for line in re.findall(r"^#+ ([\w ]+)$", text, re.M)}
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            known = target in headings or target.startswith("https://") or (ROOT / target).exists()
+            assert known, (name, target)
+
+
+def test_every_status_is_explained_in_its_words() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert f"{STATUSES_HEAD}{statuses()}\n" in text, "run: python tests/test_readme.py"
+
+
+def test_every_gradient_is_in_the_table() -> None:
+    from odenet.flow import GRADIENTS
+
+    table = README.read_text(encoding="utf-8").split("| `gradient=` |")[1].split("\n\n")[0]
+    assert set(re.findall(r'^\| `"(\w+)"` \|', table, re.M)) == set(GRADIENTS)
 
 
 def test_the_examples_are_listed_with_their_questions() -> None:
@@ -170,4 +193,5 @@ if __name__ == "__main__":
     else:
         before, rest = README.read_text(encoding="utf-8").split(MARKS[0])
         after = rest.split(MARKS[1])[1]
+        before = re.sub(f"(?<={re.escape(STATUSES_HEAD)})(\\|.*\n)+", lambda _: statuses(), before)
         README.write_text(f"{before}{MARKS[0]}\n{tables()}\n{MARKS[1]}{after}", encoding="utf-8")

@@ -17,18 +17,19 @@ usage: odenet COMMAND ...
 
 Networks as discretised differential equations: swap schemes, compare architectures.
 
-  list KIND          names of integrators, nets, fields, pdes, data, methods
+  list KIND          names of integrators, nets, fields, problems, pdes, data, methods
   show NAME          facts about one of them; of an integrator its coefficients and stability region
   check OBJECT       a plug-in held against its claims: a registered name, or package.module:Object
   compare            train nets under integrators and compare them: table, figures, report
   stability RUN      stability reports of the nets that a run has saved
+  bench solvers      error of solvers against their work, other libraries' beside ours: table and figures
   report RUN         tables, figures and report.html of a run, written again
   pde, papers, resume     are not built in this version
 
 odenet COMMAND --help tells the words of a command.
 """
 
-Kind = Literal["integrators", "nets", "fields", "pdes", "data", "methods"]
+Kind = Literal["integrators", "nets", "fields", "problems", "pdes", "data", "methods"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,7 +127,7 @@ def list_(kind: Kind, /) -> None:
 
 
 def show(name: str, /, *, figure: Path | None = None) -> None:
-    """What is known about an integrator, net, field, data set or training method.
+    """What is known about an integrator, net, field, problem of the test set, data set or training method.
 
     Args:
         name: one that odenet list KIND prints.
@@ -152,9 +153,13 @@ def check(subject: str, /) -> int:
     Args:
         subject: a registered integrator, field, gradient or depth, or package.module:Object, which is imported.
     """
+    from dataclasses import replace
+
     from .testing import check as of
 
     report = of(_named(subject))
+    if ":" in subject:
+        report = replace(report, subject=f"{report.subject.split()[0]} {subject}")
     print(_in_letters_of(report.table()))
     return 0 if report.passed else 1
 
@@ -199,6 +204,41 @@ def stability(run: Path, /) -> None:
     inspect_run(run)
 
 
+def bench(
+    what: Literal["solvers"],
+    /,
+    *,
+    problems: tuple[str, ...] = ("hires",),
+    methods: tuple[str, ...] = ("dopri5", "radau_iia5", "bdf", "rodas4"),
+    tolerances: tuple[float, ...] = (1e-3, 1e-5, 1e-7, 1e-9),
+    steps: tuple[int, ...] = (100, 400, 1600, 6400),
+    repeats: int = 3,
+    seconds: float = 20.0,
+    name: str = "",
+    out: Path = Path("runs"),
+) -> int:
+    """Work-precision diagrams: error at the last time against evaluations of f and against seconds.
+
+    Args:
+        what: solvers.
+        problems: Names that odenet list problems prints, or package.module:Object, an InitialValueProblem.
+        methods: Integrators, and solvers of other libraries such as torchdiffeq:dopri5 or scipy:Radau.
+        tolerances: For methods that control their error.
+        steps: Numbers of equal steps, for the other methods.
+        repeats: Runs of each; the median of their seconds counts.
+        seconds: The most that one run may take.
+        name: Name of the run folder; none given: solvers and the time.
+        out: Folder of runs.
+    """
+    from .experiment.bench import bench_solvers
+    from .fields.testset import IVPS
+
+    asked = [p if p in IVPS or ":" not in p else _imported(p) for p in problems]
+    ended = bench_solvers(asked, methods, tolerances, steps, repeats=repeats, seconds=seconds, name=name, out=out)
+    print(_in_letters_of(ended.text))
+    return 130 if ended.stopped else 0
+
+
 def report(run: Path, /) -> None:
     """Tables, figures and report.html of a run, written again from its results."""
     from .experiment.compare import Results
@@ -215,6 +255,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "check": check,
     "compare": _compare_from(()),
     "stability": stability,
+    "bench": bench,
     "report": report,
 }
 ABSENT = {
@@ -222,7 +263,7 @@ ABSENT = {
     "papers": "paper reproductions are not built in this version.",
     "resume": "training runs cannot be resumed in this version; a comparison can: odenet compare --name NAME --resume.",
 }
-KINDS: tuple[Kind, ...] = ("integrators", "nets", "fields", "data", "methods")
+KINDS: tuple[Kind, ...] = ("integrators", "nets", "fields", "problems", "data", "methods")
 
 
 # --------------------------------------------------------------------------------------------------- what there is
@@ -233,6 +274,12 @@ def _registry(kind: str) -> Any:
         from . import train
 
         return train.METHODS
+    if kind == "problems":
+        from types import SimpleNamespace
+
+        from .fields.testset import IVPS
+
+        return SimpleNamespace(names=lambda: list(IVPS), get=IVPS.__getitem__)
     from importlib import import_module
 
     return import_module(f"odenet.{'pde' if kind == 'pdes' else kind}")
@@ -240,18 +287,21 @@ def _registry(kind: str) -> Any:
 
 def _named(subject: str) -> Any:
     """What `odenet check SUBJECT` means: a registered name, or an object of a module that can be imported."""
-    from importlib import import_module
-
     from .testing import known
 
-    if (entry := known(subject)) is not None:
-        return entry
+    return _imported(subject, "nothing to check") if (entry := known(subject)) is None else entry
+
+
+def _imported(subject: str, nothing: str = "nothing") -> Any:
+    """package.module:Object, looked for in the current folder too; raises UnknownName, BadInput."""
+    from importlib import import_module
+
     module, colon, path = subject.partition(":")
     if module.endswith(".py") or "/" in module:
         stem = Path(module).stem
         raise BadInput(f"{subject!r} names a file; write the module that python imports, such as {stem}:{path or 'X'}.")
     if not colon or not path or not module:
-        raise UnknownName(f"nothing to check is called {subject!r}; write a registered name or package.module:Object.")
+        raise UnknownName(f"{nothing} is called {subject!r}; write a registered name or package.module:Object.")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
@@ -287,6 +337,8 @@ def _described(kind: str, name: str, entry: Any) -> str:
         from .stability.card import card
 
         return _in_letters_of(card(entry, plain=not (sys.stdout.encoding or "").lower().startswith("utf")))
+    if kind == "problems":
+        return _in_letters_of(_problem_in_words(entry))
     lines = [f"{name} ({kind.removesuffix('s') if kind != 'data' else 'data set'})"]
     about = (entry.__doc__ or getattr(entry, "when", "") or "").strip()
     lines += [f"  {line.strip()}" for line in about.splitlines()]
@@ -294,4 +346,20 @@ def _described(kind: str, name: str, entry: Any) -> str:
         value = getattr(entry, word, None)
         if value and isinstance(value, str | tuple):
             lines.append(f"  {word + ':':13}{value if isinstance(value, str) else ', '.join(value)}")
+    return "\n".join(lines)
+
+
+def _problem_in_words(problem: Any) -> str:
+    import textwrap
+
+    facts = {
+        "what": problem.doc,
+        "size": f"{len(problem.y0)} equation{'s' * (len(problem.y0) > 1)}, t from {problem.t0:g} to {problem.t1:g}",
+        "stiff": "yes" if problem.stiff else "no",
+        "reference": f"y({problem.t1:g}) to about {problem.digits:.0f} digits",
+        "cite": problem.cite,
+    }
+    lines = [f"{problem.name} (problem)"]
+    for label, text in facts.items():
+        lines += textwrap.wrap(text, 100, initial_indent=f"  {label + ':':13}", subsequent_indent=" " * 15)
     return "\n".join(lines)

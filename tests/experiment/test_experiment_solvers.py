@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,26 +149,45 @@ def test_save_writes_tables_and_a_figure_for_each_problem(tmp_path: Path) -> Non
     found = small(methods=("rk4",), steps=[20])
     assert found.save(tmp_path / "new" / "folder") == tmp_path / "new" / "folder"
     names = {p.name for p in (tmp_path / "new" / "folder").iterdir()}
-    figures = {f"work_precision_decay.{kind}" for kind in ("png", "svg", "pdf")}
+    figures = {f"work_precision_decay.{kind}" for kind in ("png", "svg", "pdf", "csv")}
     assert names == {"work_precision.csv", "work_precision.json", "work_precision.txt"} | figures
 
 
 def test_a_figure_shows_each_method_in_both_panels_and_peers_dashed() -> None:
     rows = [
         {"problem": "p", "method": m, "error": e, "nfe": n, "seconds": 0.1 * n, "kind": "tolerance", "setting": 0.1,
-         "status": "success"}
+         "status": "success" if e else "time_budget"}
         for m, e, n in (("a", 1e-3, 10), ("a", 1e-6, 20), ("lib:b", 1e-2, 5), ("c", None, 7), ("d", 1e250, 3))
     ]  # fmt: skip
     canvas = plots.work_precision("p", rows).draw()
     for ax, measure in zip(canvas.axes, ("nfe", "seconds")):
-        lines = {line.get_label(): line for line in ax.get_lines()}
-        assert set(lines) == {"a", "lib:b"}
+        lines = {line.get_label(): line for line in ax.get_lines() if line.get_label() != "_lost"}
+        assert list(lines) == ["a", "lib:b", "c (time budget)", "d (errors > 100)"]
         assert list(lines["a"].get_xdata()) == [r[measure] for r in rows[:2]]
         assert list(lines["a"].get_ydata()) == [1e-3, 1e-6]
         assert (lines["a"].get_linestyle(), lines["lib:b"].get_linestyle()) == ("-", "--")
         assert ax.get_xscale() == ax.get_yscale() == "log"
         assert lines["a"].get_color() != lines["lib:b"].get_color()
         assert lines["a"].get_marker() != lines["lib:b"].get_marker()
+        crosses = [list(line.get_xdata()) for line in ax.get_lines() if line.get_label() == "_lost"]
+        assert crosses == [[], [], [0.1 * 7 if measure == "seconds" else 7], [0.1 * 3 if measure == "seconds" else 3]]
+
+
+@pytest.mark.parametrize("reach", [3.0, 30.0, 1e4])
+def test_the_labels_of_the_axes_do_not_overlap_and_are_two_or_more(reach: float) -> None:
+    rows = [
+        {"problem": "p", "method": "a", "error": 1 / n**2, "nfe": 400 * n, "seconds": 0.2 * n, "kind": "tolerance",
+         "setting": 0.1, "status": "success"}
+        for n in (1.0, reach)
+    ]  # fmt: skip
+    canvas = plots.work_precision("p", rows).draw()
+    canvas.canvas.draw()
+    for ax in canvas.axes:
+        low, high = ax.get_xlim()
+        ticks = [*ax.xaxis.get_major_ticks(), *ax.xaxis.get_minor_ticks()]
+        shown = [t.label1 for t in ticks if t.label1.get_text() and low <= t.get_loc() <= high]
+        boxes = sorted((label.get_window_extent() for label in shown), key=lambda box: box.x0)
+        assert len(boxes) >= 2 and all(one.x1 < other.x0 for one, other in pairwise(boxes))
 
 
 def test_a_figure_of_nothing_but_failures_can_be_drawn() -> None:

@@ -246,7 +246,7 @@ def test_adams_names_and_names_of_odenet_are_methods_too(method: str) -> None:
 
 
 def test_what_torchdiffeq_answers_silently_or_with_an_assertion_is_a_sentence() -> None:
-    with pytest.warns(UserWarning, match="h times the local Lipschitz constant"):
+    with pytest.warns(UserWarning, match="the error is estimated at more than the whole of the state"):
         on.odeint(lambda t, y: y**2, torch.ones(1), torch.tensor([0.0, 2.0]), method="rk4")
     with pytest.raises(SolveFailed, match=r"'dopri5' stopped at t = (1|0.99999)"):
         on.odeint(lambda t, y: y**2, torch.ones(1), torch.tensor([0.0, 2.0]))
@@ -279,5 +279,10 @@ def test_bad_input_is_told_in_a_sentence(change, sentence: str) -> None:  # type
 
 
 def test_unknown_options_warn() -> None:
+    with pytest.warns(UserWarning, match="did you mean 'step_size'"):
+        on.odeint(lambda t, y: -y, torch.ones(1), torch.linspace(0, 1, 5), method="rk4", options={"stepsize": 0.1})
+    with pytest.warns(UserWarning, match=r"options \['max_order'\] are not used"):  # its order is 4 here
+        options = {"max_order": 5}
+        on.odeint(lambda t, y: -y, torch.ones(1), torch.linspace(0, 1, 9), method="explicit_adams", options=options)
     with pytest.warns(UserWarning, match=r"options \['first_step'\] are not used"):
         on.odeint(lambda t, y: -y, torch.ones(1), torch.linspace(0, 1, 5), method="rk4", options={"first_step": 0.1})

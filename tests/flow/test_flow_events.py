@@ -124,3 +124,33 @@ def test_what_is_no_event_is_refused(events: object, sentence: str) -> None:
         on.solve(ball, torch.ones(2), [0.0, 1.0], events=events)
     with pytest.raises(BadInput, match="positive number of crossings"):
         Event(lambda t, y: y, terminal=-1)
+
+
+@pytest.mark.parametrize("gradient", ["autograd", "discrete"])
+@pytest.mark.parametrize(("name", "steps"), [("dopri5", None), ("rk4", 200)])
+@pytest.mark.parametrize("times", [[0.2, 5.0], [0.2, 0.5, 5.0]])
+def test_the_time_of_an_event_moves_with_the_start_of_the_grid_and_not_with_its_other_times(
+    gradient: str, name: str, steps: int | None, times: list[float]
+) -> None:
+    """y' = -t y from y(t0) = 1 is 1/2 at T with T^2 = t0^2 + 2 log 2: dT/dt0 = t0 / T."""
+    t = torch.tensor(times, requires_grad=True)
+    sol = on.solve(
+        lambda t, y: -t * y, torch.ones(1), t, name, steps=steps, gradient=gradient, rtol=1e-10, atol=1e-12,
+        events=lambda t, y: y[0] - 0.5,
+    )  # fmt: skip
+    exact = math.sqrt(0.04 + 2 * math.log(2.0))
+    assert sol.t_last == pytest.approx(exact, rel=1e-6)
+    (g,) = torch.autograd.grad(sol.t[-1], t, retain_graph=True)
+    assert g.tolist() == pytest.approx([0.2 / exact, *([0.0] * (len(times) - 1))], abs=1e-6)
+    (g,) = torch.autograd.grad(sol.y[-1, 0] + sol.events[0].y[0, 0], t)  # it stays one half
+    assert g.tolist() == pytest.approx([0.0] * len(times), abs=1e-9)
+
+
+def test_an_event_that_depends_on_time_sees_the_users_time_where_the_grid_has_a_gradient() -> None:
+    for times in ([0.2, 2.0, 5.0], [0.2, 5.0]):
+        t = torch.tensor(times, requires_grad=True)
+        sol = on.solve(lambda t, y: -y, torch.ones(1), t, rtol=1e-9, atol=1e-11, events=lambda t, y: y[0] - t)
+        root = sol.t_last
+        assert root == pytest.approx(math.exp(0.2 - root), rel=1e-8)
+        (g,) = torch.autograd.grad(sol.t[-1], t)  # T = e^(t0 - T)
+        assert g.tolist() == pytest.approx([root / (1 + root), *([0.0] * (len(times) - 1))], abs=1e-7)

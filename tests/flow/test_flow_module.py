@@ -184,6 +184,46 @@ def test_any_callable_and_any_module_is_a_field(double: None) -> None:
     assert own(y).shape == y.shape
 
 
+def test_a_flow_with_noise_is_solve_along_the_path_of_the_same_seed(double: None) -> None:
+    field = on.fields.Noisy(lambda t, y: -y, lambda t, y: 0.3 * torch.cos(y))
+    flow, y = on.Flow(field, "milstein", steps=4, substeps=3), torch.randn(3, 2)
+    sol = on.solve(field, y, flow.knots, "milstein", steps=3, seed=5)
+    assert torch.equal(flow.trajectory(y, seed=5), sol.y) and torch.equal(flow(y, seed=5), sol.y[-1])
+    assert not torch.equal(flow(y, seed=6), sol.y[-1]) and flow.nfe(y, seed=5) == 12
+    with pytest.raises(BadInput, match=r"Noisy has noise, so a flow takes the seed of its path, flow\(y, seed=0\)"):
+        flow(y)
+    with pytest.raises(BadInput, match="this flow has no noise, so it takes no seed"):
+        on.Flow(on.fields.Free(2), "rk4")(y, seed=5)
+    with pytest.raises(BadInput, match="a flow with noise has no layers of its own"):
+        flow.layers()
+
+
+class Dropping(on.fields.SemiLinear):
+    """A semilinear field of a user, with dropout."""
+
+    dropout = 0.5
+
+
+def test_exponential_methods_refuse_a_linear_part_that_is_not_constant_in_a_step(double: None) -> None:
+    matrix = torch.nn.Parameter(torch.tensor([[-1.0, 0.3], [0.0, -0.5]]))
+
+    def field(kind: type[on.fields.SemiLinear] = on.fields.SemiLinear) -> on.Field:
+        return kind(matrix, torch.nn.Linear(2, 2))
+
+    for name in ("etd1", "etd2rk", "etdrk4", "krogstad4"):
+        with pytest.raises(Incompatible, match="made of the weight 'linear/matrix', which varies inside a step"):
+            on.Flow(field(), name, depth="piecewise_linear")
+        with pytest.raises(Incompatible, match="takes the linear part L of the field exactly, but dropout"):
+            on.Flow(field(Dropping), name)
+    depth = {"linear/matrix": "shared", "*": "piecewise_linear"}
+    flow, y = on.Flow(field(), "etdrk4", depth=depth, steps=2, substeps=40), torch.randn(3, 2)
+    tight = flow.with_integrator("dopri8", steps=80)
+    torch.testing.assert_close(flow(y), tight(y), rtol=1e-9, atol=1e-9)  # what varies beside L is seen at its time
+    rhs = on.fields.Rhs(field(), {"linear/matrix": matrix}, torch.ones(3, 2))
+    with pytest.raises(Incompatible, match="dropout switches entries of the slope off"):
+        rhs.linear()
+
+
 IMPOSSIBLE = [
     (lambda: on.Flow(on.fields.Free(4), "verlet"), Incompatible,
      r"'verlet' needs a separable field; Free offers .* Use fields\.SeparableHamiltonian\(\.\.\.\) or int.*'rk4'"),
@@ -191,7 +231,7 @@ IMPOSSIBLE = [
     (lambda: on.Flow(on.fields.Parabolic(4), "leapfrog"), Incompatible,
      r"'leapfrog' needs a second-order field; .* Use fields\.SecondOrder\(\.\.\.\) or integrator='rk4'"),
     (lambda: on.Flow(on.fields.Free(4), "rk4", gradient="reversible"), Incompatible,
-     r"needs an integrator with an inverse; 'rk4' has none\. Use integrator=\"verlet\""),
+     r"needs an integrator with an inverse; 'rk4' has none\. Use integrator=\"verlet\".*\"reversible_heun\".*\"alf\""),
     (lambda: on.Flow(on.fields.SeparableHamiltonian(5), "verlet"), BadInput, "the width is even"),
     (lambda: on.Flow(on.fields.Free(4), "rk44"), UnknownName, "did you mean 'rk4'"),
     (lambda: on.Flow(on.fields.Free(4), steps=-3), BadInput, "steps is a positive whole number, got -3"),

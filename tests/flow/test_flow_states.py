@@ -96,7 +96,7 @@ def test_multistep_histories_restart_where_the_output_intervals_are_unequal() ->
         (lambda t, y: y.float(), torch.ones(2, dtype=torch.float64), "returned torch.float32 for a state of"),
         (lambda t, y: 3.0, torch.ones(2), "returned a float"),
         (lambda t, y: y.to("meta"), torch.ones(2), "returned a tensor on meta"),
-        (lambda t, s: (s[0],), (torch.ones(2), torch.ones(2)), "returned parts of shapes"),
+        (lambda t, s: (s[0],), (torch.ones(2), torch.ones(2)), "returned 1 parts for a state of 2"),
         (lambda t, y: y, [torch.ones(2), torch.ones(1, device="meta")], "lie on different devices"),
         (lambda t, y: y, (torch.ones(2), 3), "floating-point tensors, got int"),
         (lambda t, y: y, (), "holds no tensor"),

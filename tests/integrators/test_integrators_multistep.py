@@ -371,7 +371,7 @@ def test_equal_steps_at_order_k_are_the_fixed_formula(formulas, k):
 @pytest.mark.parametrize("h", [0.25, 0.9, 0.01, -0.25])
 @pytest.mark.parametrize(("formulas", "k"), ORDERS)
 def test_polynomials_are_integrated_exactly_on_any_steps(formulas, k, h):
-    """Degree k for BDF, k + 1 for Adams, and no degree more."""
+    """Degree k for BDF, k + 1 for Adams, and no degree more; what the memory foretells is no jump of f."""
     sign = math.copysign(1.0, h)
     gaps = [0.3, 0.1, 0.25, 0.17, 0.4, 0.2, 0.05, 0.33, 0.21, 0.28, 0.15, 0.22, 0.3]
     times = [1.0 - sign * sum(gaps[:j]) for j in range(k + 2)]
@@ -387,8 +387,8 @@ def test_polynomials_are_integrated_exactly_on_any_steps(formulas, k, h):
             assert error < 1e-9 * scale
         else:
             assert error > 1e-8 * abs(h) ** q
-        assert step.order == k + 1
         if q <= k:
+            assert step.order == k + 1
             assert float(step.error.abs()) < 1e-9 * scale
 
 

@@ -147,13 +147,26 @@ def test_resolve_takes_names_data_and_integrators():
         integrators.resolve(Tableau(a=("",), b="2", order=1))
 
 
-def test_integrators_can_be_copied():
-    y = torch.ones(2)
-    for name in (*LIBRARY, "torchdiffeq:euler"):
-        clone = copy.deepcopy(integrators.get(name))
-        assert clone.facts == integrators.get(name).facts
-    assert torch.equal(copy.deepcopy(integrators.get("rk4")).step(lambda t, x: -x, 0.0, y, 0.1, (), None).y,
-                       integrators.get("rk4").step(lambda t, x: -x, 0.0, y, 0.1, (), None).y)  # fmt: skip
+FAMILIES = {type(data) for data in LIBRARY.values() if not isinstance(data, Integrator)}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_every_family_of_data_is_public_and_named_where_something_else_is_given(family):
+    assert getattr(integrators, family.__name__) is family
+    assert family.__name__ in integrators.__all__
+    with pytest.raises(BadInput, match=rf"the data of one, .*\b{family.__name__}\b.*; got float"):
+        integrators.resolve(0.5)
+
+
+@pytest.mark.parametrize("name", [*LIBRARY, "torchdiffeq:euler"])
+def test_integrators_can_be_copied(name):
+    assert copy.deepcopy(integrators.get(name)).facts == integrators.get(name).facts
+
+
+def test_a_copy_takes_the_same_steps():
+    y, rk4 = torch.ones(2), integrators.get("rk4")
+    steps = [method.step(lambda t, x: -x, 0.0, y, 0.1, (), None).y for method in (rk4, copy.deepcopy(rk4))]
+    assert torch.equal(*steps)
 
 
 MODULE = """

@@ -48,9 +48,12 @@ def test_the_scan_of_the_one_step_map_finds_the_intervals_derived_from_coefficie
     method = integrators.get(name)
     found = first_exit(method, torch.tensor([-1.0 + 0j, 1j], dtype=torch.complex128))
     real, imaginary = method.facts.real_interval, method.facts.imag_interval
-    # on the boundary a method may be neutral to a high power of z, hence the absolute tolerance near 0
     assert float(found[0]) == pytest.approx(real, rel=2e-3, abs=2e-2)
-    assert float(found[1]) == pytest.approx(imaginary, rel=2e-3, abs=2e-2)
+    # near 0 a method may grow by so high a power of z that it is less than the 1e-9 |z| that the scan lets pass
+    x = float(found[1]) * torch.tensor([0.9, 1.1], dtype=torch.float64)
+    below, above = (growth(method, 1j * x) - 1).tolist()
+    late = imaginary < float(found[1]) and 1e-14 < below <= 1e-9 * float(x[0]) and above > 1e-9 * float(x[1])
+    assert late or float(found[1]) == pytest.approx(imaginary, rel=2e-3, abs=2e-2)
 
 
 @pytest.mark.parametrize(("a", "w"), [(1.0, 1.0), (0.01, 1.0), (0.01, 5.0), (3.0, 0.2), (1e-4, 1.0)])

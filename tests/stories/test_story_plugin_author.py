@@ -5,7 +5,24 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from itertools import pairwise
 from pathlib import Path
+
+POLYGON = """
+from odenet.integrators import Integrator
+from odenet.types import Step
+
+
+class Polygon(Integrator):
+    \"\"\"Euler to the middle, then across.\"\"\"
+
+    order, stages = 2, 2
+    cite = "Runge 1895"
+
+    def step(self, f, t, y, h, carry, coef):
+        middle = y + h / 2 * f(t, y)
+        return Step(y + h * f(t + h / 2, middle), None, ())
+"""
 
 
 def install(folder: Path) -> None:
@@ -25,51 +42,96 @@ def install(folder: Path) -> None:
             """
         )
     )
+    (folder / "polygon.py").write_text(POLYGON)
     info = folder / "nystrom-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nystrom\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[odenet.integrators]\nnystrom5 = nystrom:RK5\nnystrom_bad = nystrom:BROKEN\n"
+        "[odenet.integrators]\nnystrom5 = nystrom:RK5\nnystrom_bad = nystrom:BROKEN\npolygon = polygon:Polygon\n"
     )
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter that finds the package."""
     return subprocess.run(
-        [sys.executable, "-W", "ignore", *words], capture_output=True, text=True, cwd=folder, timeout=120,
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=folder, timeout=120,
         env={"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin", "COLUMNS": "200"},
     )  # fmt: skip
 
 
-def test_an_installed_package_appears_in_list_and_compare(tmp_path: Path) -> None:
+def commands(folder: Path, *lines: str) -> list[tuple[int, list[str]]]:
+    """Exit status and lines of `odenet LINE`, one after the other in one fresh interpreter, which starts slowly."""
+    mark = "exit status"
+    code = f"from odenet.cli import main\nfor line in {lines!r}: print({mark!r}, main(line.split()))"
+    done = run(folder, code)
+    assert done.returncode == 0 and "odenet: " not in done.stderr, done.stderr
+    parts = done.stdout.split(mark)
+    return [(int(after.split()[0]), _lines(before)) for before, after in pairwise(parts)]
+
+
+def _lines(printed: str) -> list[str]:
+    lines = printed.splitlines()
+    return lines[1:] if lines and lines[0].strip().isdigit() else lines  # the status of the command before
+
+
+def test_an_installed_package_appears_in_list_show_and_compare(tmp_path: Path) -> None:
     install(tmp_path)
-    listed = run(tmp_path, "-m", "odenet", "list", "integrators")
-    assert listed.returncode == 0, listed.stderr
-    assert "nystrom5" in listed.stdout and "nystrom_bad" not in listed.stdout
-    shown = run(tmp_path, "-m", "odenet", "show", "nystrom5")
-    assert shown.returncode == 0 and "Nystrom 1925" in shown.stdout
-    compared = run(
-        tmp_path, "-m", "odenet", "compare", "--data", "moons", "--nets", "resnet",
-        "--integrators", "nystrom5", "euler",
-        "--seeds", "2", "--width", "4", "--steps", "2", "--train-steps", "5", "--lr", "0.01", "--spans", "1.0",
-        "--no-theory", "--name", "mine",
-    )  # fmt: skip
-    assert compared.returncode == 0, compared.stderr
-    assert "nystrom5" in compared.stdout
-    assert "nystrom5" in (tmp_path / "runs" / "mine" / "results.csv").read_text()
+    (listed, names), (shown, facts), (compared, table) = commands(
+        tmp_path,
+        "list integrators",
+        "show nystrom5",
+        "compare --data moons --nets resnet --integrators nystrom5 polygon euler --seeds 2 --width 4 --steps 2 "
+        "--train-steps 5 --lr 0.01 --spans 1.0 --no-theory --workers 1 --name mine",
+    )
+    assert (listed, shown, compared) == (0, 0, 0)
+    assert {"nystrom5", "polygon"} <= set(names) and "nystrom_bad" not in names
+    assert "Nystrom 1925" in "\n".join(facts)
+    kept = (tmp_path / "runs" / "mine" / "results.csv").read_text()
+    for name in ("nystrom5", "polygon"):
+        assert name in "\n".join(table) and name in kept
+
+
+def test_the_author_checks_corrects_and_registers_and_solves(tmp_path: Path) -> None:
+    install(tmp_path)
+    (tmp_path / "polygon.py").write_text(POLYGON.replace("f(t + h / 2, middle)", "f(t, middle)"))
+    (wrong, report), (refused, sentences), (sound, holds) = commands(
+        tmp_path, "check polygon:Polygon", "check nystrom:BROKEN", "check nystrom:RK5"
+    )
+    assert (wrong, refused, sound) == (1, 1, 0)
+    said = " ".join(" ".join(report).split())
+    assert "FAIL times one step of y' = g(t) has error h^2.00; evaluate stages at t + c_i h." in said
+    assert report[-1].startswith("integrator polygon:Polygon FAILS 4 checks (order, local order, ")
+    said = " ".join(" ".join(sentences).split())
+    assert "claims order 2, but the tree . gives 0.8333333333, the order condition asks 1; correct" in said
+    assert holds[-1].startswith("integrator nystrom:RK5 passes: ")
+
+    (tmp_path / "polygon.py").write_text(POLYGON)
+    code = textwrap.dedent(
+        """
+        import math, torch, odenet as on
+        from odenet.testing import check
+        from polygon import Polygon
+
+        check(Polygon).raise_if_failed()
+        on.integrators.register("mine", Polygon)
+        y0 = torch.ones(1, 1, dtype=torch.float64)
+        ends = [on.solve(lambda t, y: -2 * t * y, y0, (0.0, 1.0), "mine", steps=n).y[-1] for n in (50, 100)]
+        wrong = [abs(float(end) - math.exp(-1)) for end in ends]
+        print(math.log2(wrong[0] / wrong[1]), *on.integrators.names())
+        """
+    )
+    done = run(tmp_path, code)
+    assert done.returncode == 0, done.stderr
+    order, *names = done.stdout.split()
+    assert abs(float(order) - 2) <= 0.1 and {"mine", "polygon", "nystrom5"} <= set(names)
 
 
 def test_a_broken_plug_in_is_skipped_with_a_warning_and_the_others_work(tmp_path: Path) -> None:
     install(tmp_path)
-    code = (
+    done = run(
+        tmp_path,
         "import warnings; warnings.simplefilter('always'); import odenet; "
-        "print(odenet.integrators.get('nystrom5').order)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={"PYTHONPATH": str(tmp_path)},
+        "print(odenet.integrators.get('nystrom5').order)",
     )
     assert done.stdout.strip() == "5"
     assert "'nystrom_bad' of entry point 'nystrom:BROKEN' was skipped" in done.stderr

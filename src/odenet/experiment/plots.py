@@ -10,8 +10,10 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .statistics import Difference, Summary
 
@@ -214,41 +216,67 @@ def theory(name: str, case: Mapping[str, Any]) -> Drawing:
 
 
 # colours of Okabe and Ito, told apart by every eye; markers repeat the distinction for print
-MANY = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", INK)
-MARKERS = "osD^vPX<>*"
+MANY = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", INK, PURPLE, MUTED)
+MARKERS = "osD^vP<>*p"
 
 
 def work_precision(problem: str, rows: Sequence[Mapping[str, Any]]) -> Drawing:
-    """Error at the end against evaluations and against seconds, a line for each method; other libraries' are dashed."""
-    lines: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["error"] is not None and row["error"] < 100:
-            lines.setdefault(row["method"], []).append(row)
+    """Error at the end against evaluations and against seconds, a line for each method; other libraries' are dashed.
+
+    A run without a result, or with an error above 100, is a cross at the upper edge.
+    """
+    methods = list(dict.fromkeys(row["method"] for row in rows))
 
     def draw() -> Canvas:
         canvas = Canvas(figsize=(10.0, 4.4), layout="constrained")
         FigureCanvasAgg(canvas)
         panels = canvas.subplots(1, 2, sharey=True)
         for ax, measure, label in zip(panels, ("nfe", "seconds"), ("evaluations of f", "seconds")):
-            for i, (method, points) in enumerate(lines.items()):
-                ax.loglog(
-                    [p[measure] for p in points],
-                    [max(p["error"], 1e-17) for p in points],
-                    color=MANY[i % len(MANY)],
-                    marker=MARKERS[i % len(MARKERS)],
-                    ls="--" if ":" in method else "-",
-                    ms=5,
-                    lw=1.4,
-                    label=method,
-                )
-            ax.set_xlabel(label)
+            ax.set(xscale="log", yscale="log", xlabel=label)
+            for i, method in enumerate(methods):
+                style = {"color": MANY[i % len(MANY)], "marker": MARKERS[i % len(MARKERS)]}
+                _work(ax, measure, method, [row for row in rows if row["method"] == method], style)
+            _ticks(ax.xaxis)
             ax.grid(color=GRID, lw=0.8)
-        panels[0].set_ylabel("error at the end")
+            ax.set_axisbelow(True)
+        _ticks(panels[0].yaxis)
+        panels[0].set_ylabel("error at the end, relative")
         panels[0].set_title(problem)
-        if lines:
-            canvas.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
+        if any(not _reached(row) for row in rows):
+            panels[1].set_title("× no result", loc="right", fontsize=9, fontweight="normal", color=MUTED)
+        if methods:
+            canvas.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", handlelength=2.8)
         return canvas
 
-    caption = f"{problem}: error at the last time against work, errors above 100 left out; below and left is better."
+    caption = (
+        f"{problem}: error at the last time against work; below and left is better. × at the upper edge: a run without "
+        "a result, or with an error above 100."
+    )
     columns = ("problem", "method", "kind", "setting", "status", "error", "nfe", "seconds")
     return Drawing(f"work_precision_{problem}", caption, columns, list(rows), draw)
+
+
+def _ticks(axis: Axis) -> None:
+    """Powers of ten, or 1, 2, 5 times them on less than two decades; nothing between is labelled."""
+    low, high = axis.get_view_interval()
+    axis.set_minor_formatter(NullFormatter())
+    if low > 0 and math.log10(high / low) < 1.7:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+
+
+def _reached(row: Mapping[str, Any]) -> bool:
+    return row["error"] is not None and row["error"] < 100
+
+
+def _work(ax: Axes, measure: str, method: str, rows: Sequence[Mapping[str, Any]], style: Mapping[str, Any]) -> None:
+    """One method in one panel: a line through what it reached, crosses at the upper edge for what it did not."""
+    done = [row for row in rows if _reached(row)]
+    lost = [row[measure] for row in rows if not _reached(row) and row["nfe"] > 0]
+    ends = sorted({row["status"].replace("_", " ") for row in rows if row["error"] is None})
+    label = method if done else f"{method} ({', '.join(ends) or 'errors > 100'})"
+    line = "--" if ":" in method else "-"
+    errors = [max(row["error"], 1e-17) for row in done]
+    ax.plot([row[measure] for row in done], errors, **style, ls=line, ms=5, lw=1.4, label=label)
+    edge: Any = {"transform": ax.get_xaxis_transform(), "clip_on": False, "zorder": 4, "in_layout": False}
+    ax.plot(lost, [1.0] * len(lost), "x", color=style["color"], ms=7, mew=1.8, label="_lost", **edge)

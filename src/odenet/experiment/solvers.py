@@ -6,12 +6,14 @@
 
 The error is max_i |y_i - reference_i| / (|reference_i| + floor) at the last time, with the problem's own floor.
 Adaptive methods are run at rtol = tolerance, atol = floor * tolerance; the others with each number of steps. A run that
-fails is a row with its status.
+fails is a row with its status. Other libraries' solvers are methods too, `torchdiffeq:dopri5` or `scipy:Radau`: they
+run as a whole, in their own loop.
 """
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import math
 import platform
@@ -51,7 +53,7 @@ class Run:
     setting:  the tolerance, or the number of steps where the method takes equal ones
     nfe:      evaluations of f as `solve` counts them in its stats; of peers every call, those for differences of f too
     seconds:  median over the repeats
-    error:    None where the last time was not reached
+    error:    None where the last time was not reached, or not with finite numbers
     """
 
     problem: str
@@ -67,7 +69,7 @@ class Run:
     @property
     def label(self) -> str:
         """1e-06, or 400 steps."""
-        return f"{self.setting:.0e}" if self.kind == "tolerance" else f"{self.setting:.0f} steps"
+        return f"{self.setting:.3g}" if self.kind == "tolerance" else f"{self.setting:.0f} steps"
 
 
 COLUMNS = ("problem", "method", "kind", "setting", "status", "error", "nfe", "seconds", "message")
@@ -104,7 +106,10 @@ class WorkPrecision:
         return json.dumps({**self.made, "runs": [asdict(r) for r in self.runs]}, indent=1)
 
     def save(self, folder: str | Path, figures: bool = True) -> Path:
-        """work_precision.csv, .json, .txt, and for each problem figures as png, svg and pdf; returns the folder."""
+        """work_precision.csv, .json, .txt, and for each problem a figure as png, svg and pdf and its data as csv.
+
+        Returns the folder.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / "work_precision.csv", self.csv())
@@ -115,6 +120,7 @@ class WorkPrecision:
 
             for problem in self.problems:
                 drawing = plots.work_precision(problem, [asdict(r) for r in self.of(problem)])
+                write(folder / f"{drawing.name}.csv", tables.comma_separated(drawing.columns, drawing.rows))
                 for kind, content in drawing.render().items():
                     write(folder / f"{drawing.name}.{kind}", content)
         return folder
@@ -139,7 +145,8 @@ def work_precision(
     """Run every method on every problem at every tolerance, or with every number of steps where it takes equal ones.
 
     problems:   names of the test set, or InitialValueProblems with a reference
-    peers:      other libraries' solvers: all that are installed, those named, none, or functions
+    methods:    names of integrators and of installed solvers of other libraries
+    peers:      further solvers of other libraries: all that are installed, those named, none, or functions
                 peer(f, y0, t0, t1, rtol, atol) -> y(t1)
     repeats:    of each run; the median of the seconds counts
     max_steps, seconds: the most that one run may take; it ends with a status then
@@ -147,20 +154,70 @@ def work_precision(
 
     Choose it to see which method reaches an accuracy with the least work. Raises UnknownName, BadInput.
     """
-    asked = [_problem(p) for p in problems]
-    ours = [(name, integrators.get(name)) for name in methods]
-    others = _peers(peers)
-    if repeats < 1 or not asked:
-        raise BadInput(f"work_precision needs problems and repeats >= 1, got {len(asked)} and {repeats}.")
+    asked = [problem_of(p) for p in problems]
+    entrants = {name: entrant(name) for name in methods} | {
+        name: Entrant("tolerance", peer=peer) for name, peer in _peers(peers).items()
+    }
+    checked(tolerances, steps, repeats, max_steps, seconds)
+    if not asked or not entrants:
+        raise BadInput(f"work_precision needs problems and methods, got {len(asked)} and {len(entrants)}.")
+    settings: dict[str, Sequence[float]] = {"tolerance": tolerances, "steps": steps}
     limit = {"max_steps": max_steps, "seconds": seconds}
     runs = []
     with _quiet():
         for problem in asked:
-            for run in _runs_of(problem, ours, others, tolerances, steps, repeats, limit):
-                runs.append(run)
-                if progress is not None:
-                    progress(run)
+            for name, who in entrants.items():
+                for run in _runs_of(problem, name, who, settings[who.kind], repeats, limit):
+                    runs.append(run)
+                    if progress is not None:
+                        progress(run)
     return WorkPrecision(tuple(runs), made())
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A method in the race: an integrator of this library, or another library's solver.
+
+    kind: what it is given, "tolerance" or "steps"
+    peer: peer(f, y0, t0, t1, rtol, atol) or peer(f, y0, t0, t1, steps) -> y(t1); None for an integrator
+    """
+
+    kind: str
+    peer: Peer | None = None
+
+
+def entrant(name: str) -> Entrant:
+    """What a name means; raises UnknownName with the nearest names of both kinds."""
+    adaptive, stepped = external.peers(), external.stepped_peers()
+    if name in adaptive:
+        return Entrant("tolerance", adaptive[name])
+    if name in stepped:
+        return Entrant("steps", stepped[name])
+    ours = [known for known in integrators.names() if ":" not in known]
+    if name not in ours:
+        known = [*ours, *adaptive, *stepped]
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(known)}."
+        raise UnknownName(f"no method is called {name!r}; {hint}")
+    return Entrant("tolerance" if integrators.get(name).adaptive else "steps")
+
+
+def checked(
+    tolerances: Sequence[float], steps: Sequence[int], repeats: int = 1, max_steps: int = MAX_STEPS,
+    seconds: float = SECONDS,
+) -> None:  # fmt: skip
+    """Raise BadInput for a setting that no method can be run with."""
+    for tolerance in tolerances:
+        if not 0 < tolerance < 1:
+            raise BadInput(f"a tolerance lies between 0 and 1, got {tolerance:g}; write 1e-6, for instance.")
+    for count in steps:
+        if count < 1 or count != int(count):
+            raise BadInput(f"steps are positive whole numbers, got {count:g}; write 100, for instance.")
+    for what, value in (("repeats", repeats), ("max_steps", max_steps), ("seconds", seconds)):
+        if not value > 0 or (what != "seconds" and value < 1):
+            raise BadInput(f"{what} is a positive number, got {value:g}.")
+    if not tolerances or not steps:
+        raise BadInput("tolerances and steps are lists of one number or more, got an empty one.")
 
 
 def made() -> dict[str, Any]:
@@ -183,26 +240,20 @@ def _processor() -> str:
 
 
 def _runs_of(
-    problem: InitialValueProblem,
-    ours: Sequence[tuple[str, Any]],
-    others: Mapping[str, Peer],
-    tolerances: Sequence[float],
-    steps: Sequence[int],
-    repeats: int,
+    problem: InitialValueProblem, name: str, who: Entrant, settings: Sequence[float], repeats: int,
     limit: Mapping[str, Any],
-) -> Iterator[Run]:
-    moment = replace(problem, t1=problem.t0 + 1e-6 * (problem.t1 - problem.t0))
-    for name, method in ours:
-        kind, settings = ("tolerance", tolerances) if method.adaptive else ("steps", steps)
-        for setting in settings[:1]:  # what a first call loads and compiles is no part of a solve
-            _own(moment, name, kind, limit)(setting if kind == "tolerance" else 2)
-        for setting in settings:
-            yield _measured(problem, name, kind, setting, repeats, limit["seconds"], _own(problem, name, kind, limit))
-    for name, peer in others.items():
-        for setting in tolerances:
-            yield _measured(
-                problem, name, "tolerance", setting, repeats, limit["seconds"], _other(problem, peer, limit)
-            )
+) -> Iterator[Run]:  # fmt: skip
+    def attempt(at: InitialValueProblem) -> Callable[[float], _Outcome]:
+        return _own(at, name, who.kind, limit) if who.peer is None else _other(at, who.peer, who.kind, limit)
+
+    # what a first call loads and compiles is no part of a solve
+    attempt(replace(problem, t1=problem.t0 + 1e-6 * (problem.t1 - problem.t0)))(_easy(who.kind, settings))
+    for setting in settings:
+        yield _measured(problem, name, who.kind, setting, repeats, limit["seconds"], attempt(problem))
+
+
+def _easy(kind: str, settings: Sequence[float]) -> float:
+    return max(settings) if kind == "tolerance" else 2
 
 
 @dataclass(frozen=True)
@@ -254,7 +305,9 @@ class _Exhausted(Exception):
     """A peer has used up its evaluations or its time."""
 
 
-def _other(problem: InitialValueProblem, peer: Peer, limit: Mapping[str, Any]) -> Callable[[float], _Outcome]:
+def _other(
+    problem: InitialValueProblem, peer: Peer, kind: str, limit: Mapping[str, Any]
+) -> Callable[[float], _Outcome]:
     def attempt(setting: float) -> _Outcome:
         count, end = 0, time.perf_counter() + limit["seconds"]
 
@@ -265,35 +318,43 @@ def _other(problem: InitialValueProblem, peer: Peer, limit: Mapping[str, Any]) -
                 raise _Exhausted
             return problem.f(t, y)
 
-        atol = problem.floor * setting
+        pace = (setting, problem.floor * setting) if kind == "tolerance" else (int(setting),)
         try:
             with torch.no_grad():
-                y = peer(f, problem.start(), problem.t0, problem.t1, setting, atol)
+                y = peer(f, problem.start(), problem.t0, problem.t1, *pace)
         except _Exhausted:
             return _Outcome(None, "max_steps" if count > EVALUATIONS else "time_budget", count)
         except Exception as fault:  # each library fails in its own way
             return _Outcome(None, "failed", count, f"{type(fault).__name__}: {fault}")
-        return _Outcome(y, "success", count)
+        return _Outcome(y, "success" if kind == "tolerance" else "completed", count)
 
     return attempt
 
 
-def _problem(given: str | InitialValueProblem) -> InitialValueProblem:
+def problem_of(given: str | InitialValueProblem) -> InitialValueProblem:
+    """A problem with a reference; raises UnknownName with the nearest names, BadInput where there is no reference."""
     if isinstance(given, InitialValueProblem):
         if given.reference is None:
             raise BadInput(
                 f"{given.name} has no reference value; give one with dataclasses.replace(..., reference=...)."
             )
+        if len(given.reference) != len(given.y0) or given.t1 == given.t0:
+            raise BadInput(
+                f"{given.name} has {len(given.y0)} initial values, {len(given.reference)} reference values and t from "
+                f"{given.t0:g} to {given.t1:g}; write as many of both, and t1 other than t0."
+            )
         return given
     if given not in IVPS:
-        raise UnknownName(f"no problem of the test set is called {given!r}; there are: {', '.join(IVPS)}.")
+        near = difflib.get_close_matches(given, IVPS, n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(IVPS)}."
+        raise UnknownName(f"no problem of the test set is called {given!r}; {hint}")
     return IVPS[given]
 
 
 def _peers(given: bool | Sequence[str] | Mapping[str, Peer]) -> Mapping[str, Peer]:
     if isinstance(given, Mapping):
         return given
-    installed: Mapping[str, Peer] = getattr(external, "peers", dict)()
+    installed = external.peers()
     if isinstance(given, bool):
         return installed if given else {}
     if missing := [name for name in given if name not in installed]:

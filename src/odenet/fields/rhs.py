@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, UserDict
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from ..errors import BadInput
+from ..errors import BadInput, Incompatible
 from ..types import Params, State, Time
 from .base import Field
 
@@ -25,11 +25,12 @@ class Rhs:
     tolerance:  (rtol, atol) of an adaptive run, else None: then stage equations are solved to rounding
     path:       the Brownian path of a stochastic run, else None
     jacobian:   df/dy in closed form where the field offers one, else None
+    tape:       where solutions of implicit stages are noted, or read again, else None
     """
 
     __slots__ = (
         "_at", "_call", "_fixed", "_unseen", "counts", "field", "halves", "jacobian", "join", "mask", "path", "split",
-        "tolerance", "workspace",
+        "tape", "tolerance", "workspace",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +56,7 @@ class Rhs:
         self.tolerance = tolerance
         self.workspace: dict[str, Any] = {} if workspace is None else workspace
         self.path = path
+        self.tape: Any = None
         self.jacobian = self._jacobian if "jacobian" in field.offers and mask is None else None
 
     def weights(self, t: Time) -> Params:
@@ -95,8 +97,17 @@ class Rhs:
         return self._part("nonlinear", t, y)
 
     def linear(self) -> Tensor:
-        """L, (D, D), or (D,) where it is diagonal; weights at the start of the interval, where they vary in it."""
-        return self.field.linear(self.weights(0.0))  # type: ignore[operator]
+        """L, (D, D), or (D,) where it is diagonal. Raises Incompatible where it varies in a step, or under a mask."""
+        if self.mask is not None:
+            raise Incompatible(
+                "dropout switches entries of the slope off, so the linear part of the field is not L any more; set "
+                'dropout to 0, or use a method that does not take L apart, such as "kvaerno5" or "rk4".'
+            )
+        weights: Any = self._fixed
+        if self._at is not None:
+            first, later = self._at(0.0), self._at(1.0)
+            weights = _Steady(first, {k for k in first if first[k] is not later[k]})
+        return self.field.linear(weights)  # type: ignore[operator]
 
     def diffusion(self, t: Time, y: State) -> Tensor:
         """The coefficient of dW."""
@@ -109,6 +120,24 @@ class Rhs:
 
     def _jacobian(self, t: Time, y: State) -> Tensor:
         return self.field.jacobian(t, y, self.weights(t))  # type: ignore[operator]
+
+
+class _Steady(UserDict[str, Tensor]):
+    """Weights of which some vary inside the interval: L may not be made of those."""
+
+    def __init__(self, weights: Params, moving: set[str]) -> None:
+        self.moving: set[str] = set()
+        super().__init__(weights)
+        self.moving = moving
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key in self.moving:
+            raise Incompatible(
+                f"the linear part of the field is made of the weight {key!r}, which varies inside a step, but "
+                'exponential methods take L as constant in it; give that weight depth "per_step" or "shared", or use '
+                'an implicit method such as "kvaerno5".'
+            )
+        return super().__getitem__(key)
 
 
 def check_value(f: Any, y: State, field: Field) -> None:

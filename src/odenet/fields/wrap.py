@@ -115,8 +115,14 @@ def wrap(f: Callable[..., Tensor] | nn.Module, *, axis: int = -1, tensor_time: b
 
 
 def _takes_time(f: Callable[..., Tensor]) -> bool:
+    call = f.forward if isinstance(f, nn.Module) else f
+    plain = getattr(call, "__code__", None)  # of a function or a bound method: no need to build its signature
+    if plain is not None and not plain.co_flags & inspect.CO_VARARGS and not call.__defaults__:
+        wanted = plain.co_argcount - inspect.ismethod(call)
+        if wanted in (1, 2) and not hasattr(call, "__wrapped__"):
+            return wanted == 2
     try:
-        parameters = inspect.signature(f.forward if isinstance(f, nn.Module) else f).parameters.values()
+        parameters = inspect.signature(call).parameters.values()
     except (TypeError, ValueError):  # builtins without a signature
         return False
     required = [

@@ -7,6 +7,7 @@ from .events import Event
 from .gradient import GRADIENTS, Gradient
 from .march import March
 from .module import Flow, check_pair
+from .scipy_like import solve_ivp
 from .solution import Solution
 from .solve import solve
 from .statistics import calibrate
@@ -25,5 +26,6 @@ __all__ = [
     "calibrate",
     "check_pair",
     "solve",
+    "solve_ivp",
     "sweep",
 ]

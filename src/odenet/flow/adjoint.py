@@ -18,8 +18,8 @@ from ..integrators import resolve as integrator_of
 from ..integrators.dense import hermite
 from ..types import Carry, Params, State
 from .march import March, Piece
-from .pullback import Sum, guarded, pull, split, transformed
-from .record import Mark, Tolerance
+from .pullback import Sum, Tape, guarded, pull, split, transformed
+from .record import Mark, Record, Tolerance
 
 # ---- adjoint equations -----------------------------------------------------------------------------------------------
 
@@ -52,6 +52,8 @@ class Adjoint(torch.autograd.Function):
             sweep = _Sweep(how, march, march.pieces(theta), own, Sum(march, theta, own))
             sweep.nodes = (ctx.record.marks, ctx.nodes, states[-1]) if how.interpolates else None
             a = torch.zeros_like(states[0])
+            if how.solver is not None:
+                outputs = [o for o in outputs if how.solver.lands_on(o[1])]
             order = sorted(outputs, key=lambda o: o[1], reverse=march.knots[-1] > march.knots[0])
             earlier = [*order[1:], (0, march.knots[0], 0)]
             for (j, t1, n), (_, t0, _) in zip(order, earlier):
@@ -127,7 +129,11 @@ class _Sweep:
             return torch.cat([p.reshape(-1).to(z.dtype) for p in parts])
 
         start = ([] if path is not None else [y1]) + [a1, *(torch.zeros_like(w) for w in leaves)]
-        z = self._march(slopes, t1, t0, torch.cat([s.reshape(-1).to(y1.dtype) for s in start]), lead)
+        z = torch.cat([s.reshape(-1).to(y1.dtype) for s in start])
+        if (solver := self.how.solver) is not None:
+            z = solver(slopes, t1, t0, z, [s.shape for s in start])
+        else:
+            z = self._march(slopes, t1, t0, z, lead)
         rest = z[lead:].split([w.numel() for w in leaves])
         grads = iter([(r if w.is_complex() else r.real).reshape(w.shape).to(w.dtype) for r, w in zip(rest, leaves)])
         gpiece = {k: tuple(next(grads) if v.requires_grad else None for v in vs) for k, vs in piece.items()}
@@ -246,7 +252,10 @@ class Forward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, march, save, record, watch, names, y0, *values):  # type: ignore[no-untyped-def, override]
+        record.tape = Tape() if march.integrator.implicit else None
         states, _, _ = march.run(y0, dict(zip(names, values)), record=record, watch=watch)
+        if record.tape is not None:
+            record.tape.close(record.marks)
         inputs = [y0, *values]
         wanted = [k for k, needed in enumerate(ctx.needs_input_grad[5:]) if needed]
         count = sum(inputs[k].numel() for k in wanted)
@@ -257,7 +266,8 @@ class Forward(torch.autograd.Function):
             )
         out = torch.stack(states) if save else states[-1].clone()
         ctx.shapes, ctx.wanted, ctx.total = [x.shape for x in inputs], wanted, len(inputs)
-        ctx.save_for_backward(*_tangents(march, record.marks, names, inputs, wanted, save), *inputs)
+        ctx.save_for_backward(*_tangents(march, record, names, inputs, wanted, save), *inputs)
+        record.tape = None
         return out
 
     @staticmethod
@@ -272,7 +282,7 @@ class Forward(torch.autograd.Function):
 
 
 def _tangents(
-    march: March, marks: list[Mark], names: Sequence[str], inputs: list[Tensor], wanted: list[int], save: bool
+    march: March, record: Record, names: Sequence[str], inputs: list[Tensor], wanted: list[int], save: bool
 ) -> list[Tensor]:
     """d states / d x for every wanted input x, (x.numel(), *states.shape)."""
 
@@ -285,8 +295,9 @@ def _tangents(
         lent = march.borrowed(values[len(names) :])
         states, pieces = [y], march.pieces(theta)
         carry: Carry = ()
-        for mark in marks:
-            y, carry, outs = march.replay([mark], {**pieces[mark.n], **lent}, y, () if mark.fresh else carry)
+        for mark in record.marks:
+            before: Carry = () if mark.fresh else carry
+            y, carry, outs = march.replay([mark], {**pieces[mark.n], **lent}, y, before, record.tape)
             states += outs
         return torch.stack(states) if save else y
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..errors import Incompatible
 from ..fields import Field
 from ..types import Params, State, Time
 from .march import CLOCK
@@ -25,8 +26,10 @@ class Clocked(Field):
 
     def __init__(self, field: Field) -> None:
         super().__init__()
+        if "noise" in field.offers:
+            raise Incompatible("a path with noise has no derivative with respect to time; write t.detach().")
         self._held = (field,)
-        self.offers = field.offers - {"exact", "noise"}
+        self.offers = field.offers - {"exact"}
         self.axis = field.axis
         self._power = 2 if "second_order" in field.offers else 1
         self.split, self.join = field.split, field.join  # type: ignore[method-assign]

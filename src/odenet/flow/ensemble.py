@@ -22,6 +22,7 @@ from ..integrators.dense import interpolate
 from ..types import Carry, Params, State, Step
 from .events import Event
 from .march import March, Piece
+from .pullback import Tape
 from .record import Mark, Record
 
 RUNNING = "running"
@@ -52,6 +53,7 @@ class Ensemble:
         self.integrator, self.field = march.integrator, march.field
         self.pieces, self.gather, self.borrowed = march.pieces, march.gather, march.borrowed
         self.rhs = march.rhs
+        self.remembers = steps is not None or isinstance(self.integrator, RungeKutta)  # what a step hands to the next
         self.knots = (broad(times[0], y0), broad(times[-1], y0))
         self.uses: list[list[Use]] = []  # per mark, in the order of its outputs
         self.status: list[str] = []
@@ -64,13 +66,16 @@ class Ensemble:
         """The weights that the field's module owns."""
         return self.march.own
 
-    def replay(self, marks: Sequence[Mark], piece: Piece, y: State, carry: Carry) -> tuple[State, Carry, list[State]]:
+    def replay(
+        self, marks: Sequence[Mark], piece: Piece, y: State, carry: Carry, tape: Any = None
+    ) -> tuple[State, Carry, list[State]]:
         """The recorded steps, differentiably."""
         rhs, out = self.march.rhs(0, piece), []
+        rhs.tape = tape
         for mark in marks:
             step = self.march.step(mark, rhs, piece, y, carry)
             out += self._outputs(mark, rhs, y, carry, step)
-            y, carry = step.y, step.carry
+            y, carry = step.y, step.carry if self.remembers else ()
         return y, carry, out
 
     def _outputs(self, mark: Mark, rhs: Rhs, y: State, carry: Carry, step: Step) -> list[State]:
@@ -88,6 +93,7 @@ class Ensemble:
         """All samples to their last times: y0 and the outputs of the marks in order."""
         record = Record() if record is None else record
         rhs = self.march.rhs(0, {})
+        rhs.tape = record.tape
         states = _Adaptive(self, rhs, y0, record).go() if self.steps is None else self._fixed(rhs, y0, record)
         record.halves, record.counts = rhs.halves, rhs.counts
         return [y0, *states], (), record
@@ -135,7 +141,7 @@ class _Adaptive:
         slope = rhs(broad(self.t, y0), y0)
         self.carry = (slope,) if self.fsal else ()
         with torch.no_grad():
-            self.h = self._first(slope.detach())
+            self.h = self._first(slope.detach()).clamp(max=ensemble.control.max_step)
         self.signs = self._signs(self.t, y0.detach())
         self.count = [torch.zeros_like(self.row) for _ in self.signs]
 
@@ -157,8 +163,8 @@ class _Adaptive:
     def _attempt(self) -> list[State]:
         e, y = self.e, self.y
         gap = (e.times[-1] - self.t).abs()
-        halved = (gap > 1.9 * self.h) & (gap < 2 * self.h)
-        size = torch.where(gap <= self.h * 1.0000001, gap, torch.where(halved, gap / 2, self.h))
+        size = torch.where(gap <= 1.1 * self.h, gap, torch.where(gap < 2 * self.h, gap / 2, self.h))  # see `fitting`
+        size = torch.where(size > e.control.max_step, gap / 2, size)
         size = size * self.alive
         tiny = 16 * torch.finfo(torch.float64).eps * torch.maximum(self.t.abs(), e.times[-1].abs() * 1e-8)
         small = self.alive & ~(size > tiny)
@@ -167,6 +173,8 @@ class _Adaptive:
             return []
         h = broad(size * self.direction, y)
         mark = Mark(0, broad(self.t, y), h, not self.record.marks)
+        if torch.is_grad_enabled() and e.integrator.implicit:
+            self.rhs.tape = Tape()  # the step with a graph takes the solutions of the attempt
         with torch.no_grad():
             before = y.detach()
             step, err = self._tried(mark, before, tuple(c.detach() for c in self.carry))
@@ -180,6 +188,8 @@ class _Adaptive:
             uses, stops, crossings = self._passed(mark, before, step, accept, after, size)
         mark = mark._replace(stops=tuple(stops), crossings=tuple(crossings))
         carry = self.carry
+        if torch.is_grad_enabled() and self.rhs.tape is not None and bool(accept.all()):
+            self.rhs.tape.close([mark])
         step = e.march.step(mark, self.rhs, {}, y, carry) if self._again(accept) else step
         self.record.note(mark, y, carry)
         e.uses.append(uses)
@@ -218,7 +228,7 @@ class _Adaptive:
         factor = torch.where(torch.isfinite(err), factor, 0.1)
         grown = size * factor
         kept = torch.where(accept & (size < self.h), torch.maximum(grown, self.h), grown)
-        self.h = torch.where(self.alive, kept, self.h)
+        self.h = torch.where(self.alive, kept, self.h).clamp(max=c.max_step)
         self.previous = torch.where(accept, err, self.previous)
         alive = self.alive
         self.e.accepted += accept.cpu()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import BadInput
+from ..errors import BadInput, Incompatible
 from ..fields import Rhs
 from ..types import State, Step
 from .record import Mark
@@ -34,6 +34,8 @@ class Event:
     def __post_init__(self) -> None:
         if not callable(self.g):
             raise BadInput(f"an event is a function g(t, y), got {type(self.g).__name__}.")
+        if not isinstance(self.direction, (int, float)):
+            raise BadInput(f"direction is +1 (rising), -1 (falling) or 0 (both), got {self.direction!r}.")
         if not isinstance(self.terminal, (bool, int)) or self.terminal < 0:
             raise BadInput(f"terminal is True, False or a positive number of crossings, got {self.terminal!r}.")
 
@@ -48,17 +50,37 @@ def resolve(events: Any) -> list[Event]:
 
 
 class Finder:
-    """Looks for sign changes of all events in every step, and remembers which crossing belongs to which event."""
+    """Looks for sign changes of all events in every step, and remembers which crossing belongs to which event.
 
-    def __init__(self, events: Sequence[Event], nest: Callable[[Tensor], Any]) -> None:
-        self.events, self.nest = events, nest
+    own_time: the user's time from the march's, where the two differ
+    """
+
+    def __init__(
+        self, events: Sequence[Event], nest: Callable[[Tensor], Any], own_time: Callable[[float], float] | None = None
+    ) -> None:
+        self.events, self.nest, self.own_time = events, nest, own_time or float
         self.found: list[tuple[int, int]] = []  # (event, entry) in the order of the crossings
         self._left = [int(e.terminal) for e in events]
         self._signs: list[Tensor] | None = None
 
     def value(self, k: int, t: Any, y: State) -> Tensor:
         """g of event k, flat."""
-        return torch.as_tensor(self.events[k].g(t, self.nest(y))).reshape(-1)
+        value = self.events[k].g(t, self.nest(y))
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = torch.tensor(float(value), dtype=torch.float64, device=y.device)
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            given = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise BadInput(
+                f"event {k} returned {given}; an event is a real number that changes sign, such as y[0] - 1."
+            )
+        return value.reshape(-1)
+
+    def _sign(self, k: int, t: float, y: State) -> Tensor:
+        """The signs of event k; raises BadInput where it is NaN though the state is finite."""
+        value = self.value(k, t, y)
+        if bool(torch.isnan(value).any()) and bool(torch.isfinite(y).all()):
+            raise BadInput(f"event {k} is NaN at t = {t:.6g}, where the state is finite; make it a number there.")
+        return value.sign()
 
     def look(
         self, mark: Mark, y: State, step: Step, dense: Callable[[float], State], part: Callable[[float], State]
@@ -69,8 +91,9 @@ class Finder:
         """
         with torch.no_grad():
             if self._signs is None:
-                self._signs = [self.value(k, mark.t, y.detach()).sign() for k in range(len(self.events))]
-            after = [self.value(k, mark.t + mark.h, step.y.detach()).sign() for k in range(len(self.events))]
+                self._signs = [self._sign(k, self.own_time(mark.t), y.detach()) for k in range(len(self.events))]
+            end, last = self.own_time(mark.t + mark.h), step.y.detach()
+            after = [self._sign(k, end, last) for k in range(len(self.events))]
             hits = []
             for k, (old, new) in enumerate(zip(self._signs, after)):
                 for i in _changed(old, new, self.events[k].direction):
@@ -96,7 +119,8 @@ class Finder:
         """theta of the crossing: bracketed on the dense output, then polished by steps that end there."""
 
         def g(theta: float, at: Callable[[float], State]) -> float:
-            return sign * float(self.value(k, mark.t + theta * mark.h, at(theta).detach())[i].detach())
+            t = self.own_time(mark.t + theta * mark.h)
+            return sign * float(self.value(k, t, at(theta).detach())[i].detach())
 
         low, high = 0.0, 1.0
         g_low, g_high = g(low, dense), g(high, dense)
@@ -152,22 +176,28 @@ def _polished(g: Callable[[float], float], theta: float) -> float:
     return best[1]
 
 
-def attached(finder: Finder, k: int, i: int, t: float, y: State, rhs: Rhs) -> tuple[Tensor, State]:
+def attached(finder: Finder, k: int, i: int, t: float | Tensor, y: State, rhs: Rhs) -> tuple[Tensor, State]:
     """Time and state of an event with their gradients, by the implicit function theorem on g(t, y(t)) = 0.
 
     dt = -dg / (g_t + g_y f), dy = dy at fixed time + f dt. A crossing that only touches zero has no derivative: a
-    warning says so, and the gradient through the time is left out.
+    warning says so, and the gradient through the time is left out. t is a tensor where y moves with the grid.
     """
-    time = torch.tensor(t, dtype=y.real.dtype if y.real.dtype == torch.float64 else torch.float64, device=y.device)
+    time = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device=y.device)
+    t = float(time.detach())
     value = finder.value(k, time, y)[i]
     if not value.requires_grad:
         return time, y
+    if rhs.path is not None:
+        raise Incompatible(
+            "the time at which a path with noise meets an event has no derivative; detach y0 and the weights, or ask "
+            "for fixed times."
+        )
     with torch.no_grad():
         slope = rhs(t, y.detach())
     with warnings.catch_warnings():  # the first call of forward mode warns about its own internals
         warnings.simplefilter("ignore", DeprecationWarning)
         rate = torch.func.jvp(
-            lambda s, x: finder.value(k, s, x)[i], (time, y.detach()), (torch.ones_like(time), slope)
+            lambda s, x: finder.value(k, s, x)[i], (time.detach(), y.detach()), (torch.ones_like(time), slope)
         )[1]
     rate = rate.detach()
     if not float(rate.abs()) > 1e-12 * float(slope.abs().max() + 1e-300):

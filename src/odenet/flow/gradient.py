@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import integrators
 from ..errors import BadInput, Incompatible
 from ..types import Params, State
 from .adjoint import Adjoint, Binomial, Forward
-from .march import March
-from .pullback import Backwards, Replay, reaches, transformed
-from .record import Record
+from .march import CLOCK, MASK, March
+from .pullback import Backwards, Replay, Tape, reaches, transformed
+from .record import Record, Shelf
 
 SMALL = 8192  # entries of a state below which several steps are recomputed together
+LARGE = 2**14  # entries of a state from which holes between the states of a run count
 WHOLE = 64 * 2**20  # bytes of graph that "discrete" keeps whole: recomputing would save little and cost a third
 
 
@@ -55,7 +57,9 @@ class Autograd(Gradient):
 
 class Checkpoint(Gradient):
     """Only states are kept, at every knot or every few accepted steps, and each piece is recomputed when its gradient
-    is needed: memory O(steps * state) instead of O(graph). Choose it when the graph does not fit.
+    is needed: memory O(steps * state) instead of O(graph). Solutions of implicit stages are kept too (by "checkpoint"
+    where steps are adaptive), so that a piece is recomputed without iterations and with the same values. Choose it
+    when the graph does not fit.
 
     Name "checkpoint": every knot; "discrete": every accepted step, or every eighth of a small state (the default of
     `solve`). A "discrete" graph below 64 MB is kept whole, as "autograd" does. The derivative of a recomputed gradient
@@ -82,6 +86,10 @@ class Checkpoint(Gradient):
             return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
         record.keep = self.every
         record.stride = max(1, min(8, SMALL // max(1, y0.numel())))
+        if y0.numel() >= LARGE and isinstance(march, March) and not transformed():
+            record.shelf = Shelf()
+        if march.integrator.implicit and (self.every == "step" or march.tolerance is not None):
+            record.tape = Tape()
         return Replay.apply(march, self.name, save, record, watch, tuple(theta), y0, *theta.values(), *march.own)[0]
 
 
@@ -125,7 +133,8 @@ class Reversible(Gradient):
 
     Exact up to rounding, which the inverse of a dissipative method amplifies: the start is compared with what the
     backward run arrives at, with a warning or an error where they differ. Choose it for deep nets and long solves under
-    verlet, symplectic_euler, leapfrog or two_step_midpoint. Raises Incompatible for an integrator without an inverse.
+    verlet, leapfrog, alf, reversible_rk4, gauss4 or, on noise, reversible_heun. Raises Incompatible for an integrator
+    without an inverse.
     """
 
     name = "reversible"
@@ -135,8 +144,14 @@ class Reversible(Gradient):
         if not march.integrator.reversible:
             raise Incompatible(
                 f"gradient 'reversible' needs an integrator with an inverse; {march.integrator.name!r} has none. "
-                'Use integrator="verlet" (separable fields), "leapfrog" (second order) or "two_step_midpoint", '
-                'or gradient="checkpoint".'
+                'Use integrator="verlet" (separable fields), "leapfrog" (second order), "reversible_heun" (noise), '
+                '"alf" or "reversible_rk4" (any field), or gradient="discrete".'
+            )
+        jump = any(d.local for name, d in march.depths.items() if name not in (MASK, CLOCK)) and len(march.knots) > 2
+        if "noise" in march.integrator.needs and jump:
+            raise Incompatible(
+                f"{march.integrator.name!r} remembers slopes from the interval before, so it cannot run backwards over "
+                'a knot where the weights jump; use depth="piecewise_linear" or "shared", or gradient="discrete".'
             )
         if march.tolerance is not None or (march.restart and march.integrator.history):
             raise Incompatible(
@@ -164,6 +179,8 @@ class Continuous(Gradient):
 
     seminorm:    the error of the parameter integrals does not limit the step (Kidger et al. 2021)
     integrator, rtol, atol: of the backward solve; None: those of the forward one
+    solver:      in place of all these, called as solver(slopes, t1, t0, z, parts): z at t0 of z' = slopes(t, z), the
+                 parts being the shapes of y, of a and of the gradients, from one time with lands_on(t) to the next
     """
 
     def __init__(
@@ -174,20 +191,24 @@ class Continuous(Gradient):
         integrator: Any = None,
         rtol: float | None = None,
         atol: float | None = None,
+        solver: Any = None,
     ) -> None:
-        self.interpolates, self.seminorm, self.integrator, self.rtol, self.atol = (
-            interpolates, seminorm, integrator, rtol, atol,
+        self.interpolates, self.seminorm, self.integrator, self.rtol, self.atol, self.solver = (
+            interpolates, seminorm, integrator, rtol, atol, solver,
         )  # fmt: skip
         self.name = "interpolated" if interpolates else "continuous"
         self.flat = not interpolates
 
     def check(self, march: March) -> None:
-        needs = march.integrator.needs if self.integrator is None else frozenset()
-        if needs or march.integrator.history:
+        back = march.integrator if self.integrator is None else integrators.resolve(self.integrator)
+        if self.solver is None and (back.needs or back.history or back.implicit):
             raise Incompatible(
-                f"gradient {self.name!r} steps the adjoint equations, which are neither separable nor split, so it "
-                f"needs a plain one-step method; {march.integrator.name!r} is none. Use gradient='discrete'."
+                f"gradient {self.name!r} steps the adjoint equations, which have no parts and no Jacobian in closed "
+                f"form, so it needs an explicit one-step method there; {back.name!r} is none. Use gradient='discrete' "
+                "or Continuous(integrator='dopri5')."
             )
+        if "noise" in march.integrator.needs:
+            raise Incompatible(f"gradient {self.name!r} is not for paths with noise; use gradient='discrete'.")
         _refuse_stateful(self.name, march)
 
     def __call__(
@@ -203,7 +224,9 @@ class Revolve(Gradient):
     """Binomial checkpointing: at most `checkpoints` states are kept, and steps are redone as rarely as that allows.
 
     With s checkpoints and every step redone at most r times, C(s + r, s) steps can be reversed: 30 checkpoints serve
-    46 376 steps at three times the forward work. Choose it when even one state per step does not fit.
+    46 376 steps at three times the forward work. Steps that are redone solve implicit stages anew, so that under an
+    adaptive integrator the gradient is exact up to what Newton's iteration leaves, a hundredth of the tolerance. Choose
+    it when even one state per step does not fit.
     """
 
     name = "binomial"

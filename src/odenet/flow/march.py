@@ -149,6 +149,8 @@ class March:
     def step(self, mark: Mark, rhs: Rhs, piece: Piece, y: State, carry: Carry) -> Step:
         """One step of the integrator."""
         coef = _coefficients(piece) if piece else None
+        if rhs.tape is not None:
+            rhs.tape.begin(mark)
         if mark.fresh and not carry:
             carry = self.integrator.init(rhs, mark.t, y, mark.h, coef)
         return self.integrator.step(rhs, mark.t, y, mark.h, carry, coef, **self._unneeded)
@@ -182,9 +184,12 @@ class March:
         before = self.integrator.invert(self.rhs(mark.n, piece), mark.t, y, mark.h, memory, coef)
         return before.y, () if mark.fresh or not self.integrator.history else before.carry
 
-    def replay(self, marks: Sequence[Mark], piece: Piece, y: State, carry: Carry) -> tuple[State, Carry, list[State]]:
+    def replay(
+        self, marks: Sequence[Mark], piece: Piece, y: State, carry: Carry, tape: Any = None
+    ) -> tuple[State, Carry, list[State]]:
         """Steps inside one knot interval: last state and memory, and the outputs on the way."""
         rhs = self.rhs(marks[0].n, piece)
+        rhs.tape = tape
         out: list[State] = []
         for mark in marks:
             step = self.step(mark, rhs, piece, y, carry)
@@ -207,6 +212,7 @@ class March:
         workspace: dict[str, Any] = {}
         for n, piece in enumerate(self.pieces(theta)):
             rhs = self.rhs(n, piece, None if piece else workspace)  # weights that jump make what was kept useless
+            rhs.tape = record.tape
             if self.tolerance is None:
                 y, carry = self._fixed(n, rhs, piece, y, carry, watch, record, states)
             else:
@@ -233,13 +239,14 @@ class March:
         h, last = (b - a) / self.substeps, self.substeps - 1
         unequal = n > 0 and abs(a - self.knots[n - 1] - (b - a)) > 1e-9 * abs(b - a)
         restart = n == 0 or self.restart or unequal
+        hurried = record.deadline < math.inf
         for i in range(self.substeps):
             mark = Mark(n, a + i * h, h, i == 0 and restart, (1.0,) if i == last else ())
             memory = () if mark.fresh else carry
             if self.limit is not None and len(record.marks) >= self.limit:
                 record.stop("max_steps", mark.t, h)
                 break
-            if time.monotonic() > record.deadline:
+            if hurried and time.monotonic() > record.deadline:
                 record.stop("time_budget", mark.t, h)
                 break
             try:
@@ -247,6 +254,8 @@ class March:
             except StepFailed as problem:
                 record.stop(problem.status, mark.t, h, str(problem))
                 break
+            if record.shelf is not None:
+                step = step._replace(y=record.shelf.put(step.y))
             if self.look is not None:
                 mark = self._found(mark, rhs, piece, y, memory, step, record)
             if watch is not None and (why := watch(mark, y, step, rhs)):
@@ -321,7 +330,8 @@ class March:
                 record.stop("time_budget", t, pace.h)
                 break
             gap = abs(end - t)
-            size = fitting(pace.h, gap)
+            size = fitting(min(max(pace.h, control.min_step), control.max_step), gap)
+            size = gap / 2 if size > control.max_step else size
             if not size > 16 * math.ulp(max(abs(t), abs(end) * 1e-8)) or size == math.inf:
                 record.stop("step_underflow" if size == size else "non_finite", t, size)
                 break
@@ -334,21 +344,24 @@ class March:
             except StepFailed as problem:
                 record.rejected += 1
                 pace.h, pace.errors = 0.25 * size, (None, None)
-                if pace.h <= 16 * math.ulp(max(abs(t), abs(end) * 1e-8)):
+                if pace.h <= 16 * math.ulp(max(abs(t), abs(end) * 1e-8)) or size <= control.min_step:
                     record.stop(problem.status, t, size, str(problem))
                     break
                 continue
             exponent = step.order or low + 1
-            if not err <= 1.0:
+            if not (err <= 1.0 or (size <= control.min_step and math.isfinite(err))):
                 record.rejected += 1
                 pace.h = size * min(control.factor(err, None, exponent) if math.isfinite(err) else 0.1, 0.9)
-                if not math.isfinite(err) and pace.h <= 16 * math.ulp(max(abs(t), abs(end) * 1e-8)):
+                tiny = pace.h <= 16 * math.ulp(max(abs(t), abs(end) * 1e-8)) or size <= control.min_step
+                if not math.isfinite(err) and tiny:
                     record.stop("non_finite", t, pace.h)
                     break
                 if isinstance(integrator, RungeKutta):
                     known = step.slopes[:1]
                 continue
             after = end if size == gap else t + direction * size
+            if record.shelf is not None:
+                step = step._replace(y=record.shelf.put(step.y))
             if pending:
                 mark = mark._replace(stops=inside(pending, t, after, direction))
             if after == end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -69,6 +70,8 @@ class Flow(nn.Module):
     seed:        of the initial weights
 
     y (B, D) -> (B, D), images (B, C, H, W) likewise; controls are given by name, `flow(y, u=u)` with u (N, B, inputs).
+    A field with noise is given the seed of its Brownian path in every call, `flow(y, seed=3)`: one seed is one path,
+    the one that `solve` takes for it, and all gradient methods differentiate along it.
     Raises Incompatible for a pair that cannot work (at construction), BadInput for numbers that cannot be right.
     """
 
@@ -146,6 +149,18 @@ class Flow(nn.Module):
             module=self.module,
         )
         self.gradient.check(self.march)
+        if "linear" in self.integrator.needs:
+            self._check_linear()
+
+    def _check_linear(self) -> None:
+        """Raise Incompatible where L would vary inside a step."""
+        if self.field.dropout:
+            raise Incompatible(
+                f"{self.integrator.name!r} takes the linear part L of the field exactly, but dropout switches entries "
+                "of the slope off; set dropout to 0."
+            )
+        with torch.no_grad():
+            self.march.rhs(0, self.march.pieces(self.field.constrain(self._stored()))[0]).linear()
 
     def _borrowed(self, depth: Any) -> nn.Module | None:
         """A wrapped module that keeps its own weights, because they are shared by all depths."""
@@ -254,7 +269,23 @@ class Flow(nn.Module):
         axis = self.field.axis if self.field.axis < 0 else self.field.axis + stacked
         return state.narrow(axis, 0, state.shape[axis] // 2)
 
-    def _run(self, y: State, save: bool, controls: dict[str, Tensor]) -> tuple[State, Record]:
+    def _seeded(self, y: State, seed: int | None) -> March:
+        """The march, along the Brownian path of this seed where the field has noise."""
+        if ("noise" in self.integrator.needs) != (seed is not None):
+            raise BadInput(
+                f"{type(self.field).__name__} has noise, so a flow takes the seed of its path, flow(y, seed=0)."
+                if seed is None
+                else f"this flow has no noise, so it takes no seed (got {seed!r}); leave it out."
+            )
+        if seed is None:
+            return self.march
+        from .solve import brownian
+
+        march = copy.copy(self.march)
+        march.path = brownian(self._stepped, y, self.knots, seed, self.substeps)
+        return march
+
+    def _run(self, y: State, save: bool, seed: int | None, controls: dict[str, Tensor]) -> tuple[State, Record]:
         if not isinstance(y, Tensor) or not (y.is_floating_point() or y.is_complex()):
             given = y.dtype if isinstance(y, Tensor) else type(y).__name__
             raise BadInput(f"a flow takes a tensor of floating-point numbers, got {given}; write y.float().")
@@ -265,8 +296,8 @@ class Flow(nn.Module):
                 f"{self.field.axis} must have length {width}."
             )
         y = self.lift(y)
-        record = Record()
-        out = self.gradient(self.march, y, self.theta(y, **controls), save=save, record=record)
+        record, march = Record(), self._seeded(y, seed)
+        out = self.gradient(march, y, self.theta(y, **controls), save=save, record=record)
         if record.status:
             raise SolveFailed(
                 f"{self.integrator.name!r} stopped in a flow of {type(self.field).__name__} at t = {record.t:.6g} with "
@@ -274,24 +305,25 @@ class Flow(nn.Module):
             )
         return out, record
 
-    def forward(self, y: State, **controls: Tensor) -> State:
-        """y(t_N)."""
-        return self.lower(self._run(y, False, controls)[0])
+    def forward(self, y: State, *, seed: int | None = None, **controls: Tensor) -> State:
+        """y(t_N); seed: of the Brownian path, where the field has noise."""
+        return self.lower(self._run(y, False, seed, controls)[0])
 
-    def trajectory(self, y: State, *, full: bool = False, **controls: Tensor) -> State:
+    def trajectory(self, y: State, *, full: bool = False, seed: int | None = None, **controls: Tensor) -> State:
         """States at all knots, (N + 1, *y.shape); `full` keeps the velocity of a lifted second-order field."""
-        states = self._run(y, True, controls)[0]
+        states = self._run(y, True, seed, controls)[0]
         return states if full else self.lower(states, stacked=1)
 
-    def nfe(self, y: State, **controls: Tensor) -> int:
+    def nfe(self, y: State, *, seed: int | None = None, **controls: Tensor) -> int:
         """Field evaluations of one forward pass."""
         with torch.no_grad():
-            return self._run(y, False, controls)[1].nfe
+            return self._run(y, False, seed, controls)[1].nfe
 
     def layers(self) -> list[Callable[[Any], Any]]:
         """One callable per knot interval on the stepped state; a multistep method's state is (y, *memory)."""
-        if self.controls:
-            raise BadInput("a flow with controls has no layers of its own; the control is data of each interval.")
+        if self.controls or "noise" in self.integrator.needs:
+            what = "controls" if self.controls else "noise"
+            raise BadInput(f"a flow with {what} has no layers of its own; the {what} is data of each interval.")
         return [partial(self.interval, n) for n in range(self.steps)]
 
     def interval(self, n: int, state: Any) -> Any:

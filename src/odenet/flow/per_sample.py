@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import integrators
-from ..errors import Incompatible
+from ..errors import BadInput, Incompatible
 from ..fields import Rhs, wrap
 from ..integrators.adaptive import Controller
 from ..types import State
@@ -18,6 +19,7 @@ from . import gradient as gradients
 from .ensemble import Ensemble, broad, value_of
 from .events import resolve
 from .march import March
+from .options import sensible
 from .record import Record
 from .solution import REACHED, Hits, Solution, failed
 from .solve import ATTEMPTS, admissible, finite, pace, packed, times_of
@@ -39,6 +41,9 @@ def solve_per_sample(
         )
     if isinstance(t, Tensor) and t.requires_grad:
         raise Incompatible("gradients with respect to t need one grid for all samples; leave per_sample out.")
+    sensible(adaptive, max_steps, seconds, first_step, controller)
+    if isinstance(y0, Tensor) and y0.dim() == 0:
+        raise BadInput("per_sample=True takes y0 with a first axis, the samples; got a single number.")
     stepped, y, nest = packed(f, method, y0, batched=True)
     finite(y)
     times = _times(t, y)
@@ -50,6 +55,8 @@ def solve_per_sample(
     march._scale = (rtol, atol) if adaptive else None
     how.check(march)
     control = controller or Controller(rtol, atol)
+    if control.norm is not None or control.derivative or control.min_step:
+        raise Incompatible("per_sample=True has PI controllers; leave norm, derivative and min_step out.")
     ensemble = Ensemble(
         march, y, times, steps, control, resolve(events), nest, first_step, max_steps or ATTEMPTS
     )  # fmt: skip
@@ -131,7 +138,9 @@ def _attached(e: Ensemble, k: int, t: Tensor, y: State, rhs: Rhs) -> tuple[Tenso
         return t, y
     with torch.no_grad():
         slope = rhs(broad(t, y), y.detach())
-    rate = torch.func.jvp(lambda s, x: value_of(e, k, s, x), (t, y.detach()), (torch.ones_like(t), slope))[1]
+    with warnings.catch_warnings():  # the first call of forward mode warns about its own internals
+        warnings.simplefilter("ignore", DeprecationWarning)
+        rate = torch.func.jvp(lambda s, x: value_of(e, k, s, x), (t, y.detach()), (torch.ones_like(t), slope))[1]
     shift = (value.detach() - value) / rate.detach()
     return t + shift.real, y + slope * broad(shift, y).to(y.dtype)
 

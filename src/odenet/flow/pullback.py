@@ -77,10 +77,11 @@ def pull(
     own: Sequence[Tensor],
     start: tuple[State, Carry],
     g: tuple[Any, Any, Sequence[Any]],
+    tape: Any = None,
 ) -> tuple[State, Carry, Piece, list[Any]]:
     """Gradients of a stretch of steps in one interval with respect to (state, memory, piece, own weights).
 
-    g: those of (state, memory, outputs) after it
+    g: those of (state, memory, outputs) after it; tape: solutions of implicit stages that are known
     """
     (y, carry), (gy, gcarry, gouts) = start, g
     if transformed():
@@ -92,7 +93,7 @@ def pull(
         carry = tuple(c.detach().requires_grad_(c.is_floating_point() or c.is_complex()) for c in carry)
         piece = {k: tuple(v.detach().requires_grad_(v.is_floating_point()) for v in vs) for k, vs in piece.items()}
         seen = piece if direct else {**piece, **march.borrowed(mine)}
-        after, memory, outs = march.replay(marks, seen, y, carry)
+        after, memory, outs = march.replay(marks, seen, y, carry, tape)
         gcarry = gcarry if len(gcarry) == len(memory) else (None,) * len(memory)  # a memory that nothing has used
         pairs = [
             (value, cotangent)
@@ -133,6 +134,49 @@ def _pull_transformed(  # type: ignore[no-untyped-def]
 def plus(a: Any, b: Any) -> Any:
     """a + b, where None is zero."""
     return b if a is None else a if b is None else a + b
+
+
+class Tape:
+    """Solutions of implicit stages in the order of the solves, step by step: noted by a run, read by its replay.
+
+    Newton's iteration ends near the solution, and where depends on the Jacobian that it had at hand; a replay that
+    iterated anew would differentiate other values than those that were computed.
+    """
+
+    def __init__(self) -> None:
+        self._steps: dict[Any, list[Tensor]] = {}
+        self._now: list[Tensor] = []
+        self._next: int | None = None  # None while noting
+
+    def begin(self, mark: Mark) -> None:
+        """What follows belongs to this step."""
+        if self._next is None:
+            self._now = self._steps[_key(mark)] = []
+        else:
+            self._now, self._next = self._steps.get(_key(mark), []), 0
+
+    def note(self, k: Tensor) -> None:
+        """A solution, kept unless the tape is being read."""
+        if self._next is None:
+            self._now.append(k)
+
+    def read(self) -> Tensor | None:
+        """The next solution of this step; None where there is none."""
+        if self._next is None or self._next >= len(self._now):
+            return None
+        self._next += 1
+        return self._now[self._next - 1]
+
+    def close(self, marks: Sequence[Mark]) -> None:
+        """The run is over: keep what belongs to its steps and to those that ended at an event; from now on, read."""
+        ends = [mark._replace(h=theta * mark.h) for mark in marks for theta in mark.crossings]
+        wanted = {_key(mark) for mark in (*marks, *ends)}
+        self._steps, self._next = {key: k for key, k in self._steps.items() if key in wanted}, 0
+
+
+def _key(mark: Mark) -> Any:
+    t, h = (tuple(x.flatten().tolist()) if isinstance(x, Tensor) else x for x in (mark.t, mark.h))
+    return mark.n, t, h
 
 
 class Sum:
@@ -189,6 +233,8 @@ class Replay(torch.autograd.Function):
     @staticmethod
     def forward(march, name, save, record, watch, names, y0, *values):  # type: ignore[no-untyped-def, override]
         states, _, _ = march.run(y0, dict(zip(names, values)), record=record, watch=watch)
+        if record.tape is not None:
+            record.tape.close(record.marks)
         kept = [tensor for _, y, carry in record.kept for tensor in (y, *carry)]
         record.kept = [(done, 1 + len(carry)) for done, _, carry in record.kept]  # tensors that belong to each
         return (torch.stack(states) if save else states[-1].clone(), *fresh(kept, y0))
@@ -197,6 +243,7 @@ class Replay(torch.autograd.Function):
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def, override]
         ctx.march, ctx.name, ctx.save, ctx.record, _, ctx.names, *inner = inputs
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
         ctx.kept = len(output) - 1
         ctx.save_for_backward(*output[1:], *inner)
 
@@ -215,7 +262,9 @@ class Replay(torch.autograd.Function):
                 y, *carry = kept[used - size : used]
                 gouts = [x for k in range(done, end) for x in outs[k]]
                 n, end, used = marks[0].n, done, used - size
-                gy, gcarry, gpiece, gown = pull(march, marks, pieces[n], own, (y, tuple(carry)), (gy, gcarry, gouts))
+                gy, gcarry, gpiece, gown = pull(
+                    march, marks, pieces[n], own, (y, tuple(carry)), (gy, gcarry, gouts), record.tape
+                )
                 total.add(n, gpiece, gown)
             gy = torch.zeros_like(y0) if gy is None else gy
             grads = (gy + g[0] if ctx.save else gy, *total.result())

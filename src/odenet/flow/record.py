@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from dataclasses import field as default
 from typing import Any, NamedTuple
 
+import torch
+
 from ..integrators.adaptive import Controller
 from ..types import Carry, State
 
@@ -46,12 +48,35 @@ class Tolerance:
     leading: int | None = None
 
 
+class Shelf:
+    """Room for states that outlive the run: in blocks of memory of their own, so that the short-lived values between
+    them leave no holes, which the system's allocator would not fill again.
+    """
+
+    def __init__(self, bytes_per_block: int = 2**23) -> None:
+        self._bytes = bytes_per_block
+        self._block = torch.empty(0)
+        self._used = 0
+
+    def put(self, y: State) -> State:
+        """A copy of y on the shelf, by itself: not a view."""
+        if self._used + y.numel() > self._block.numel():
+            self._block = y.new_empty(max(1, self._bytes // (y.numel() * y.element_size())) * y.numel())
+            self._used = 0
+        stride = torch.empty(y.shape, device="meta").stride()
+        place = y.new_empty(0).set_(self._block.untyped_storage(), self._used, y.shape, stride)
+        self._used += y.numel()
+        return place.copy_(y)
+
+
 @dataclass
 class Record:
     """What a run did. `status` is "" while all is well, else why it stopped at time `t`.
 
     keep:      "step" or "knot" to note (number of steps before, state, memory) at the start of segments in `kept`
     stride:    steps per segment where keep is "step"; a segment never crosses a knot
+    tape:      where solutions of implicit stages are noted for a replay; None: nowhere
+    shelf:     where the states of a run without a graph are put; None: they stay where they are
     most:      number of accepted steps after which an adaptive run stops with status "too_many"; None: no limit
     deadline:  value of time.monotonic() at which the run gives up
     """
@@ -67,6 +92,8 @@ class Record:
     reason: str = ""
     t: float = math.nan
     h: float = math.nan
+    tape: Any = None
+    shelf: Shelf | None = None
     most: int | None = None
     deadline: float = math.inf
 
@@ -104,10 +131,10 @@ class Pace:
 
 
 def fitting(h: float, gap: float) -> float:
-    """A step towards the end: a remainder that is nearly a step is one, so that no sliver is left before it."""
-    if gap <= h * 1.0000001:
+    """A step towards the end: what is nearly one step is one, what is nearly two is halved, so that no sliver stays."""
+    if gap <= 1.1 * h:
         return gap
-    return gap / 2 if 1.9 * h < gap < 2 * h else h
+    return gap / 2 if gap < 2 * h else h
 
 
 def inside(pending: list[float], t: float, after: float, direction: float) -> tuple[float, ...]:

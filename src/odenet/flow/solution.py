@@ -13,12 +13,12 @@ from torch import Tensor
 from ..errors import BadInput, SolveFailed
 from ..fields import Rhs
 from ..integrators import Integrator, RungeKutta
-from ..integrators.dense import between, interpolate
+from ..integrators.dense import between, chord, interpolate
 
 STATUSES = {
     "success": "the error was controlled to the tolerance, or found small by a second run",
     "completed": "fixed steps, finite; the error was not estimated",
-    "suspect": "fixed steps, finite, but h times the local Lipschitz constant is large",
+    "suspect": "fixed steps, finite, but the steps leave over too much for the result to be trusted",
     "inaccurate": "a run with half the step size differs by more than the tolerance",
     "event": "a terminal event happened",
     "max_steps": "the limit on the number of steps was reached",
@@ -61,6 +61,8 @@ class Dense:
         if isinstance(self.integrator, RungeKutta):  # its own polynomial needs the stages: the step is taken again
             step = self.integrator.step(self.rhs, t0, y0, h, (), None)
             return interpolate(self.integrator, self.rhs, t0, h, y0, step, (t - t0) / h)
+        if "noise" in self.integrator.needs:
+            return chord(y0, self.states[i], (t - t0) / h)
         y1, f0, f1 = self.states[i], self.rhs(t0, y0), self.rhs(times[i], self.states[i])
         return between(self.integrator, h, y0, f0, y1, f1, (t - t0) / h)
 
@@ -97,7 +99,7 @@ class Solution:
 
     def __call__(self, t: float | Sequence[float] | Tensor) -> Any:
         """Dense output at a time, or at several on a new first axis: a Runge-Kutta method's own polynomial, else the
-        cubic Hermite interpolant of the steps; no gradient.
+        cubic Hermite interpolant of the steps, of stochastic solves the straight line between them; no gradient.
 
         Raises BadInput outside the times that were reached, and where the nodes were not kept: per_sample and gradients
         that promise flat memory.

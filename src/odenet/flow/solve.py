@@ -24,14 +24,16 @@ from .clock import Clocked, clock
 from .events import Finder, attached, resolve
 from .march import CLOCK, March
 from .module import check_pair
+from .options import sensible, spelt, tolerances
 from .record import Record, Tolerance
 from .solution import REACHED, Dense, Hits, Solution, failed
-from .state import Form, finite, floating
+from .state import Form, all_finite, finite, floating
 from .watch import Watch
 
 ATTEMPTS = 100_000  # steps of an adaptive solve that sets no limit of its own
 
 
+@spelt
 def solve(
     field: Field | Callable[..., Any],
     y0: Any,
@@ -106,6 +108,7 @@ class _Solve:
         self.f = wrap(field)
         admissible(self.f, self.method)
         self.adaptive = pace(self.method, steps, rtol, atol)
+        sensible(self.adaptive, max_steps, seconds, first_step, controller)
         self.stepped, self.y, self.nest = packed(self.f, self.method, y0)
         finite(self.y)
         self.t, self.rtol, self.atol, self.check, self.seconds = t, rtol, atol, check, seconds
@@ -120,7 +123,9 @@ class _Solve:
             field_, knots = Clocked(self.stepped), [float(n) for n in range(len(self.times))]
         elif self.adaptive:
             knots, stops = [self.times[0], self.times[-1]], tuple(self.times[1:-1])
-        self.finder = Finder(resolve(events), self.nest) if events is not None else None
+        self.finder = (
+            Finder(resolve(events), self.nest, self._own_time if self.theta else None) if events is not None else None
+        )
         self.march = March(
             field_,
             self.method,
@@ -158,7 +163,7 @@ class _Solve:
         record.status = self.watch.settle() or record.status
         status = record.status or ("success" if self.adaptive else self.watch.verdict())
         error = None
-        if self.adaptive and status in ("success", "event") and not bool(torch.isfinite(states.detach()).all()):
+        if self.adaptive and status in ("success", "event") and not all_finite(states.detach()):
             status = "non_finite"
         if self.check and not self.adaptive and not record.status:
             error, status = self._compared(states)
@@ -166,7 +171,7 @@ class _Solve:
         if status not in REACHED and on_failure == "raise":
             raise failed(solution)
         if status in ("suspect", "inaccurate"):
-            warnings.warn(solution.message, stacklevel=3)
+            warnings.warn(solution.message, stacklevel=4)
         return solution
 
     def _compared(self, states: Tensor) -> tuple[float, str]:
@@ -191,13 +196,13 @@ class _Solve:
         rhs = self.march.rhs(0, {}) if not self.theta else March(self.stepped, self.method, {}, self.times).rhs(0, {})
         hits: list[Hits] = []
         if self.finder is not None:
-            moments = [(attached(self.finder, k, i, self._own_time(s), states[j], rhs), k)
+            moments = [(attached(self.finder, k, i, self._moment(s), states[j], rhs), k)
                        for (j, s), (k, i) in zip(crossed, self.finder.found)]  # fmt: skip
             hits = [self._hits([m for m, j in moments if j == k]) for k in range(len(self.finder.events))]
             if status == "event":
                 (when, state), _ = moments[-1]
                 last = float(when.detach())
-                if not (len(stamps) and float(stamps[-1]) == last):
+                if not (len(stamps) and float(stamps[-1].detach()) == last):
                     stamps = torch.cat((stamps, when.to(stamps).reshape(1)))
                     y = torch.cat((y, state.unsqueeze(0)))
         times = [self._own_time(s) for s in self.watch.times]
@@ -233,19 +238,30 @@ class _Solve:
         n = min(int(s), len(self.times) - 2)
         return self.times[n] + (s - n) * (self.times[n + 1] - self.times[n])
 
+    def _moment(self, s: float) -> float | Tensor:
+        """The same, differentiable in the grid."""
+        if not self.theta:
+            return s
+        start, width, n = self.theta[CLOCK][min(int(s), len(self.times) - 2)].to(torch.float64)
+        return start + (s - n) * width
+
     def _sentence(self, status: str, last: float, record: Record, error: float | None) -> str:
+        plain = {
+            "success": "reached with the error within tolerance;",
+            "completed": "reached with fixed steps, error not estimated;",
+            "event": "stopped by a terminal event;",
+        }
+        if status in plain:
+            return plain[status]
         f, watch, h = self.f, self.watch, abs(record.h)
         what = getattr(f.inner, "__name__", "the field") if hasattr(f, "inner") else type(f).__name__
         who = f"{self.method.name!r} on {what}"
         stiff = "" if self.method.implicit else ', or choose a method for stiff problems such as "kvaerno5"'
         sentences = {
-            "success": "reached with the error within tolerance;",
-            "completed": "reached with fixed steps, error not estimated;",
-            "suspect": f"{who}: h times the local Lipschitz constant is {watch.worst:.2g} at t = {watch.where[0]:.6g} "
-            f"with h = {watch.where[1]:.3g}, so the result may be wrong; take more steps, or check=True to find out.",
+            "suspect": f"{who}: {watch.reason()}, so the result may be wrong; take more steps, or "
+            "check=True to find out.",
             "inaccurate": f"{who}: half the step size changes the result by {error or 0:.3g} times the tolerance; take "
             "more steps or an adaptive integrator.",
-            "event": "stopped by a terminal event;",
             "max_steps": f"{who}: the limit of {len(record.marks) + record.rejected} steps was reached at t = "
             f"{last:.6g} with h = {h:.3g}; raise max_steps, loosen rtol{stiff}.",
             "time_budget": f"{who}: the budget of {self.seconds} seconds was spent at t = {last:.6g} with h = {h:.3g}; "
@@ -272,7 +288,11 @@ def _sorted(record: Record) -> tuple[list[int], list[tuple[int, float]]]:
 
 def times_of(t: Tensor | Sequence[float]) -> list[float]:
     """The output times as numbers; raises BadInput unless they are two or more, finite and strictly monotone."""
-    times = [float(v) for v in (t.detach().flatten().tolist() if isinstance(t, Tensor) else t)]
+    given = t.detach().tolist() if isinstance(t, Tensor) else t
+    try:
+        times = [float(v) for v in given]
+    except (TypeError, ValueError):
+        raise BadInput("t is one axis of numbers, [0.0, 1.0] for instance; (T, B) goes with per_sample=True.") from None
     if len(times) < 2:
         raise BadInput(f"t needs two or more times, the first being that of y0; got {times}.")
     gaps = [b - a for a, b in pairwise(times)]
@@ -301,8 +321,7 @@ def pace(method: Integrator, steps: int | None, rtol: float, atol: float) -> boo
         )
     if steps is not None and (not isinstance(steps, int) or steps < 1):
         raise BadInput(f"steps is a positive whole number of steps per output interval, got {steps!r}.")
-    if not (rtol >= 0 and atol >= 0 and rtol + atol > 0):
-        raise BadInput(f"tolerances are positive, got rtol={rtol}, atol={atol}.")
+    tolerances(rtol, atol)
     return steps is None
 
 

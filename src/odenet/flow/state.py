@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 from collections.abc import Callable
 from functools import reduce
 from typing import Any
@@ -22,6 +23,7 @@ class Form:
     def __init__(self, y0: Any, batched: bool = False) -> None:
         leaves: list[Tensor] = []
         self._build = _rebuilder(y0, leaves)
+        self._like = y0
         for leaf in leaves:
             floating(leaf)
         if not leaves:
@@ -43,7 +45,7 @@ class Form:
     def flat(self, value: Any) -> Tensor:
         """A nest of the form of y0 as one tensor."""
         leaves: list[Tensor] = []
-        _rebuilder(value, leaves)
+        _follow(value, self._like, leaves)
         shapes = [v.shape[self._lead :] for v in leaves]
         if shapes != self._shapes:
             raise BadInput(
@@ -57,10 +59,33 @@ class Form:
         """Back to the form of y0, with the extra leading axes of y in front."""
         parts = y.split(self._sizes, dim=-1)
         leaves = [
-            _cast(part, dtype).reshape(*y.shape[:-1], *shape)
+            _cast(part, dtype).reshape((*y.shape[:-1], *shape))
             for part, dtype, shape in zip(parts, self._dtypes, self._shapes)
         ]
         return self._build(iter(leaves))
+
+
+def _follow(value: Any, like: Any, leaves: list[Tensor]) -> None:
+    """Collect the leaves of a nest in the order of another; raises BadInput where the two have other parts."""
+    if isinstance(like, Tensor):
+        if not isinstance(value, Tensor):
+            raise BadInput(f"the right-hand side returned a {type(value).__name__} where y0 has a tensor; return one.")
+        leaves.append(value)
+    elif isinstance(like, dict):
+        if not isinstance(value, dict) or value.keys() != like.keys():
+            given = f"keys {sorted(map(str, value))}" if isinstance(value, dict) else f"a {type(value).__name__}"
+            raise BadInput(f"the right-hand side returned {given} for a dict with keys {sorted(map(str, like))}.")
+        for key, part in like.items():  # whatever the order in which the slopes were written down
+            _follow(value[key], part, leaves)
+    else:
+        if not isinstance(value, (tuple, list)) or len(value) != len(like):
+            given = f"{len(value)} parts" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
+            raise BadInput(
+                f"the right-hand side returned {given} for a state of {len(like)}; return one slope per part, in the "
+                "same nest."
+            )
+        for item, part in zip(value, like):
+            _follow(item, part, leaves)
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -95,6 +120,11 @@ def floating(y: Any) -> Tensor:
 
 def finite(y: Tensor) -> None:
     """Raise BadInput for a start that is not finite."""
-    if not bool(torch.isfinite(y.detach()).all()):
+    if not all_finite(y.detach()):
         index = int((~torch.isfinite(y.detach()).flatten()).nonzero()[0])
         raise BadInput(f"y0 has a NaN or infinite entry (component {index}); give finite initial values.")
+
+
+def all_finite(y: Tensor) -> bool:
+    """Whether no entry is NaN or infinite: their sum tells, unless it overflows."""
+    return cmath.isfinite(y.sum().item()) or bool(torch.isfinite(y).all())

@@ -39,14 +39,18 @@ class Perturbed(Integrator):
 class Calling(Integrator):
     """Tells torchdiffeq's callbacks of every step that is tried, accepted and rejected: (t, y, h)."""
 
-    def __init__(self, inner: Integrator, calls: dict[str, Any], nest: Any, t: Tensor) -> None:
-        self.inner, self.calls, self.nest, self.t = inner, calls, nest, t
+    def __init__(self, inner: Integrator, calls: dict[str, Any], nest: Any, t: Tensor, own_time: Any = None) -> None:
+        self.inner, self.calls, self.nest, self.t, self.own_time = inner, calls, nest, t, own_time
         _resemble(self, inner)
+        self.silent = False  # while an event is searched for inside a step
         self._tried: tuple[Any, ...] | None = None
 
     def step(self, f: Any, t: Time, y: State, h: Time, carry: Carry, coef: Params | None) -> Step:
         """The inner method's step, after the callbacks."""
-        now = (self.t.new_tensor(t), self.nest(y), self.t.new_tensor(abs(h)))
+        if self.silent:
+            return self.inner.step(f, t, y, h, carry, coef)
+        own = self.own_time or float
+        now = (self.t.new_tensor(own(t)), self.nest(y), self.t.new_tensor(abs(own(t + h) - own(t))))
         if self._tried is not None:
             repeated = float(self._tried[0]) == float(now[0])
             self._tell("callback_reject_step" if repeated else "callback_accept_step", self._tried)

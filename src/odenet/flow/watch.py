@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,15 @@ from torch import Tensor
 from ..fields import Rhs
 from ..integrators import Integrator
 from ..types import State, Step
+from .defect import Defect
+from .march import CLOCK
 from .record import Mark
+from .state import all_finite
 
-SUSPECT = 1.0  # explicit methods leave their stability region between 1 and 3
-TOGETHER = 16  # steps that are looked at with one host sync
+SUSPECT = 0.07  # of the state: an estimated error above it
+UNSTABLE = 1.0  # h times the Lipschitz constant, of methods that show no slopes; they turn unstable between 1 and 3
+TOGETHER = 16  # steps that are looked at with one host sync, where the state is small
+HELD = 2**17  # entries of states held for that
 
 
 class Watch:
@@ -32,12 +37,14 @@ class Watch:
         self.times: list[float] = [t0]
         self.states: list[Tensor] = [y0.detach()]
         self.keep, self.fixed = keep, fixed
+        self._together = max(1, min(TOGETHER, HELD // max(1, y0.numel())))
         self.halves = 0
         self.bad: Tensor | None = None
         self.worst, self.where = 0.0, (math.nan, math.nan)
+        self._defect = Defect()
         self._second = "second_order" in integrator.needs
         self._silent = integrator.implicit or bool(integrator.needs & {"noise", "separable", "split", "linear"})
-        self._window: list[tuple[Mark, Tensor, Tensor | None]] = []
+        self._window: list[tuple[Mark, Tensor, Tensor | None, Rhs]] = []
         self._latest: tuple[float, Tensor, Rhs] | None = None
         self._t_last = t0
         self._bar = _Bar(t0, t1) if progress else None
@@ -46,6 +53,7 @@ class Watch:
         """Forget the run so far; it begins again."""
         self.times, self.states = self.times[:1], [y0.detach()]
         self._window, self._latest, self._t_last = [], None, self.times[0]
+        self._defect, self.worst = Defect(), 0.0
 
     @property
     def t_last(self) -> float:
@@ -62,28 +70,38 @@ class Watch:
         if not self.fixed:
             self._t_last = t
             return ""
-        self._window.append((mark, before.detach(), step.slopes[0].detach() if step.slopes else None))
+        self._window.append((mark, before.detach(), step.slopes[0].detach() if step.slopes else None, rhs))
         self._latest = (t, y, rhs)
-        return self.settle() if mark.stops or mark.crossings or len(self._window) == TOGETHER else ""
+        return self._look() if mark.stops or mark.crossings or len(self._window) > self._together else ""
 
     def settle(self) -> str:
-        """Look at the steps since the last look."""
-        return self._look(*self._latest) if self._window and self._latest else ""
-
-    def _look(self, t: float, y: Tensor, rhs: Rhs) -> str:
-        """The steps since the last look: was any state non-finite, was any step coarse."""
-        window, self._window = self._window, []
-        if not bool(torch.isfinite(y).all()):
-            return self._first_bad([*window, (window[-1][0]._replace(t=t), y, None)])
-        self._t_last = t
-        if not self._silent:
-            with torch.no_grad():
-                self._judge(window, y, t, rhs)
+        """Look at the last steps; the run is over."""
+        if not self._window or self._latest is None:
+            return ""
+        if why := self._look():
+            return why
+        rhs = self._latest[2]
+        before = rhs.halves
+        self._judge(last=True)
+        self.halves += rhs.halves - before
         return ""
 
-    def _first_bad(self, window: list[tuple[Mark, Tensor, Tensor | None]]) -> str:
-        for mark, y, _ in window:
-            if not bool(torch.isfinite(y).all()):
+    def _look(self) -> str:
+        """Whether a state since the last look was not finite; once enough steps came together, how coarse they were."""
+        assert self._latest is not None
+        t, y, rhs = self._latest
+        if not all_finite(y):
+            return self._first_bad([*self._window, (self._window[-1][0]._replace(t=t), y, None, rhs)])
+        self._t_last = t
+        if len(self._window) > self._together:
+            self._judge()
+            self._window = self._window[-1:]
+        return ""
+
+    def _first_bad(self, window: list[tuple[Mark, Tensor, Tensor | None, Rhs]]) -> str:
+        self._window = []
+        for mark, y, *_ in window:
+            if not all_finite(y):
                 self.bad = y
                 break
             self._t_last = mark.t
@@ -92,30 +110,50 @@ class Watch:
             self.states.pop()
         return "non_finite"
 
-    def _judge(self, window: list[tuple[Mark, Tensor, Tensor | None]], y: Tensor, t: float, rhs: Rhs) -> None:
+    @torch.no_grad()
+    def _judge(self, last: bool = False) -> None:
+        """Estimate the error from slopes that the steps evaluated; only at the end of the run one more is needed."""
+        if self._silent or self._latest is None:
+            return
+        t, y, rhs = self._latest
+        nodes = [(mark.t, *node) for mark, *node in self._window]
+        if last:
+            nodes.append((t, y, None, rhs))
+        shown = not self._second and all(slope is not None for _, _, slope, _ in nodes[:-1])
+        times, states, slopes = zip(*(self._in_own_time(*node) for node in nodes[0 if shown else -2 :]))
+        if len(states) > 1:
+            (self._defect.feed if shown else self._compare)(times, states, slopes)
+
+    def _in_own_time(self, t: float, y: Tensor, slope: Tensor | None, rhs: Rhs) -> tuple[float, Tensor, Tensor]:
+        """Time, state and slope of a node; the march counts intervals where the grid has a gradient."""
+        slope = rhs(t, y) if slope is None else slope
+        clock = rhs.weights(t).get(CLOCK)
+        if clock is None:
+            return t, y, slope
+        start, width, n = clock.tolist()
+        return start + (t - n) * width, y, slope / width ** (2 if self._second else 1)
+
+    def _compare(self, times: Sequence[float], states: Sequence[Tensor], slopes: Sequence[Tensor]) -> None:
         """h |f(y1) - f(y0)| / |y1 - y0|, the local h * Lipschitz constant, where the state moves visibly."""
-        marks = [mark for mark, _, _ in window]
-        states = [before for _, before, _ in window] + [y]
-        slopes = [slope for _, _, slope in window]
-        if any(slope is None for slope in slopes):  # a method that does not show its slopes: two evaluations a look
-            marks, states = marks[-1:], states[-2:]
-            slopes = [rhs(marks[0].t, states[0])]
-        slopes.append(rhs(t, y))
-        moved = torch.stack([_norm(b - a) for a, b in pairwise(states)])
-        size = torch.stack([_norm(a) for a in states[:-1]])
-        turned = torch.stack([_norm(b - a) for a, b in pairwise(slopes)])  # type: ignore[operator]
-        steps = torch.tensor([abs(m.h) for m in marks], dtype=moved.dtype, device=moved.device)
-        power = 2 if self._second else 1
-        ratio = steps**power * turned / torch.maximum(moved, VISIBLE * size).clamp_min(1e-300)
-        values = ratio.nan_to_num(math.inf).tolist()
-        k = max(range(len(values)), key=values.__getitem__)
-        value = math.sqrt(values[k]) if self._second else values[k]
+        turned, moved, size = _norms(slopes[1] - slopes[0], states[1] - states[0], states[0])
+        h = times[1] - times[0]
+        value = abs(h) ** (2 if self._second else 1) * turned / max(moved, VISIBLE * size, 1e-300)
+        value = math.inf if math.isnan(value) else math.sqrt(value) if self._second else value
         if value > self.worst:
-            self.worst, self.where = value, (marks[k].t, marks[k].h)
+            self.worst, self.where = value, (times[0], h)
 
     def verdict(self) -> str:
         """The status of a run with fixed steps that reached its end."""
-        return "completed" if self.worst <= SUSPECT else "suspect"
+        return "suspect" if self._defect.relative > SUSPECT or self.worst > UNSTABLE else "completed"
+
+    def reason(self) -> str:
+        """What makes a run suspect."""
+        if self._defect.relative <= SUSPECT:
+            t, h = self.where
+            return f"h times the local Lipschitz constant is {self.worst:.2g} at t = {t:.6g} with h = {h:.3g}"
+        t, h = self._defect.where
+        what = f"{self._defect.relative:.1%}" if self._defect.relative < 1 else "more than the whole"
+        return f"the error is estimated at {what} of the state, and the worst step at t = {t:.6g} with h = {h:.3g}"
 
     def close(self) -> None:
         """The run is over."""
@@ -126,8 +164,9 @@ class Watch:
 VISIBLE = 0.5  # smaller moves than this fraction of the state count as that: f may change with t alone
 
 
-def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x).to(torch.float64)
+def _norms(*tensors: Tensor) -> list[float]:
+    """The 2-norms of several tensors, with one host sync."""
+    return torch.stack(torch._foreach_norm(tensors)).tolist()
 
 
 class _Bar:

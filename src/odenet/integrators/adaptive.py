@@ -30,6 +30,7 @@ class Controller:
     integral, proportional, derivative:  exponents in units of 1/p; the defaults are the PI controller of Hairer &
     Wanner II, section IV.2, for Dormand-Prince; (1, 0, 0) is the classical controller. After a rejection, or without a
     previous error, e^(-1/p).
+    min_step, max_step:  bounds of |h|; a step of size min_step is accepted whatever its (finite) error
     Raises BadInput for tolerances that no step can meet.
     """
 
@@ -42,6 +43,8 @@ class Controller:
     proportional: float = 0.2
     derivative: float = 0.0
     norm: Callable[[Tensor], float] | None = None
+    min_step: float = 0.0
+    max_step: float = math.inf
 
     def __post_init__(self) -> None:
         low, high = (min(float(torch.as_tensor(x).min()) for x in (self.rtol, self.atol)), self.rtol + self.atol)
@@ -49,6 +52,8 @@ class Controller:
             raise BadInput(f"rtol and atol are not negative and not both zero; got {self.rtol} and {self.atol}.")
         if not 0 < self.safety <= 1 or not 0 < self.smallest < 1 < self.largest:
             raise BadInput("a controller has 0 < safety <= 1 and 0 < smallest < 1 < largest.")
+        if not (0 <= self.min_step <= self.max_step and self.max_step > 0):
+            raise BadInput(f"step sizes have 0 <= min_step <= max_step; got {self.min_step} and {self.max_step}.")
 
     def error_norm(self, error: State, y0: State, y1: State) -> Tensor:
         """`scaled_norm` with this controller's tolerances, without a host sync."""

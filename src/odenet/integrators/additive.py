@@ -187,6 +187,7 @@ class Part:
         self.name, self._f, self._call = name, f, getattr(f, name)
         self.counts = getattr(f, "counts", Counter())
         self.tolerance = getattr(f, "tolerance", None)
+        self.tape = getattr(f, "tape", None)
         self.workspace: dict[str, Any] = getattr(f, "workspace", {}).setdefault(name, {})
         closed = getattr(f, "mask", None) is None  # a dropout mask would multiply rows of the Jacobian
         self._known = getattr(getattr(f, "field", f), f"{name}_jacobian", None) if closed else None

@@ -13,19 +13,16 @@ from torch import Tensor
 
 from ..errors import Incompatible
 from .krylov import gmres
-from .stages import Memory, Stages, factorise, transformed
+from .stages import Stages, factorise, transformed
 
 
-def attached(stages: Stages, plain: Stages, k: Tensor, memory: Memory) -> Tensor:
+def attached(stages: Stages, plain: Stages, k: Tensor) -> Tensor:
     """k with the derivatives that the implicit function theorem gives it."""
     r = stages.flat(stages.residual(k))
     x: Tensor
     if plain.dense:
-        slopes = plain.slopes_at(k)
-        factors = factorise(stages.f, plain.matrix(slopes).detach())
+        factors = factorise(stages.f, plain.matrix(plain.slopes_at(k)).detach())
         x = _Solved.apply(r, factors.lu, factors.pivots)  # type: ignore[no-untyped-call]
-        if memory.slow and not transformed():
-            memory.renew(slopes[0])
     elif transformed():
         raise Incompatible(
             f"a state with {plain.size} coupled entries per stage is solved by Newton-Krylov, which torch.func cannot "

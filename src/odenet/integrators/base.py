@@ -34,6 +34,7 @@ NEEDS = frozenset({"separable", "second_order", "split", "linear", "noise"})
 class Facts:
     """What is known about a method; None where the notion does not apply.
 
+    order_low:             q where the error estimate scales like h^(q + 1)
     exact:                 derived from rational or algebraic coefficients in exact arithmetic
     error_constant:        Runge-Kutta and splitting: Euclidean norm of the residuals of order p+1, each
                            divided by the symmetry of its tree; multistep: C_{p+1} / sigma(1)
@@ -260,9 +261,10 @@ def later(t: Time, c: float, h: Time) -> Time:
 
 @singledispatch
 def build(data: Any) -> Integrator:
-    """The integrator that `data` (a Tableau, Multistep, Partitioned, TwoStep, ...) describes."""
+    """The integrator that `data` (a Tableau, Multistep, Partitioned, ...) describes; BadInput for anything else."""
+    families = sorted(kind.__name__ for kind in build.registry if kind not in (object, Integrator))
     raise BadInput(
-        f"an integrator is a name, a Tableau, Multistep, Partitioned, TwoStep or Integrator; got {type(data).__name__}."
+        f"an integrator is a name, an Integrator or the data of one, {', '.join(families)}; got {type(data).__name__}."
     )
 
 

@@ -68,6 +68,7 @@ def _horner(row: Sequence[float], theta: Any) -> Any:
 
 
 # on (y1 - y0, h f0, h f1) and on (y1 - y0, h^2 a0, h^2 a1)
+CHORD = Polynomials(((1,),))
 CUBIC = Polynomials(((0, 3, -2), (1, -2, 1), (0, -1, 1)))
 CUBIC_OF_SECOND_ORDER = Polynomials(((1, 0, 0), (-1 / 3, 1 / 2, -1 / 6), (-1 / 6, 0, 1 / 6)))
 
@@ -93,13 +94,20 @@ def interpolate(integrator: Integrator, f: Any, t: Time, h: Time, y0: State, ste
 
     The integrator's own polynomial where it has one (a method `dense` of the same arguments less the first), else the
     cubic of both ends and their slopes, local error O(h^4); for y'' = f the cubic of both ends and their
-    accelerations. Differentiable in y0, in the slopes, in h and in theta.
+    accelerations; of a path with noise the chord. Differentiable in y0, in the slopes, in h and in theta.
     """
+    if "noise" in integrator.needs:
+        return chord(y0, step.y, theta)
     own = getattr(integrator, "dense", None)
     if own is not None:
         return own(f, t, h, y0, step, theta)
     first = step.slopes[0] if step.slopes else f(t, y0)
     return between(integrator, h, y0, first, step.y, f(t + h, step.y), theta)
+
+
+def chord(y0: State, y1: State, theta: Theta) -> State:
+    """y0 + theta (y1 - y0): what is left between two points of a path that has no derivative."""
+    return CHORD.value(y0, 1.0, (y1 - y0,), theta)
 
 
 def between(integrator: Integrator, h: Time, y0: State, f0: State, y1: State, f1: State, theta: Theta) -> State:

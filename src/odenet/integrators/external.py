@@ -4,12 +4,17 @@ Its fixed-step methods take one step of size h. Its adaptive ones cross [t, t + 
 control; their stated order is that of a single step, seen with the tolerances opened wide. Left out:
 explicit_adams, implicit_adams and fixed_adams, whose history does not outlive one call (stepwise they are
 their Runge-Kutta starter), and scipy_solver, which cuts the gradient.
+
+`peers` and `stepped_peers` are whole solves by torchdiffeq and scipy, to measure beside one's own.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -51,7 +56,7 @@ class External(Integrator):
     single:     make such a method take exactly one step of size h, whatever its error
     """
 
-    cite = "torchdiffeq"
+    cite = "R. T. Q. Chen, torchdiffeq; Chen, Rubanova, Bettencourt & Duvenaud 2018 (arXiv 1806.07366)"
     when = "To compare with torchdiffeq inside the same network or solve."
 
     def __init__(self, method: str, rtol: float = 1e-7, atol: float = 1e-9, single: bool = False) -> None:
@@ -103,3 +108,58 @@ def _(integrator: External) -> Facts:
 
 
 INTEGRATORS.family("torchdiffeq", lambda: METHODS, lambda method: admit(f"torchdiffeq:{method}", External(method)))
+
+
+# ------------------------------------------------------------------------------------------- whole solves by others
+
+SCIPY = ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
+
+
+def peers() -> dict[str, Callable[..., Tensor]]:
+    """Installed solvers with error control, `library:method` -> solver(f, y0, t0, t1, rtol, atol) -> y(t1).
+
+    y0 (D,); f(t, y) -> (D,). A solver raises RuntimeError, or what its library raises, where it gives up.
+    """
+    found: dict[str, Callable[..., Tensor]] = {f"scipy:{m}": functools.partial(_by_scipy, m) for m in SCIPY}
+    if find_spec("torchdiffeq") is not None:
+        chosen = (m for m, declared in METHODS.items() if declared.controls_error)
+        found |= {f"torchdiffeq:{m}": functools.partial(_by_torchdiffeq, m) for m in chosen}
+    return found
+
+
+def stepped_peers() -> dict[str, Callable[..., Tensor]]:
+    """Installed solvers with equal steps, `library:method` -> solver(f, y0, t0, t1, steps) -> y(t1)."""
+    if find_spec("torchdiffeq") is None:
+        return {}
+    chosen = (m for m, declared in METHODS.items() if not declared.controls_error)
+    return {f"torchdiffeq:{m}": functools.partial(_stepped_by_torchdiffeq, m) for m in chosen}
+
+
+def _by_scipy(method: str, f: Any, y0: Tensor, t0: float, t1: float, rtol: float, atol: float) -> Tensor:
+    from scipy.integrate import solve_ivp
+
+    def slope(t: float, y: Any) -> Any:
+        return f(t, torch.from_numpy(y)).numpy()
+
+    found = solve_ivp(slope, (t0, t1), y0.numpy(), method=method, t_eval=(t1,), rtol=rtol, atol=atol)
+    if not found.success:
+        raise RuntimeError(found.message)
+    return torch.from_numpy(found.y[:, -1])
+
+
+def _by_torchdiffeq(method: str, f: Any, y0: Tensor, t0: float, t1: float, rtol: float, atol: float) -> Tensor:
+    from torchdiffeq import odeint
+
+    span = torch.tensor([t0, t1], dtype=torch.float64)
+    found = odeint(f, y0, span, method=method, rtol=rtol, atol=atol)
+    assert isinstance(found, Tensor)
+    return found[-1]
+
+
+def _stepped_by_torchdiffeq(method: str, f: Any, y0: Tensor, t0: float, t1: float, steps: int) -> Tensor:
+    from torchdiffeq import odeint
+
+    grid = torch.linspace(t0, t1, steps + 1, dtype=torch.float64)
+    found = odeint(f, y0, grid[[0, -1]], method=method, options={"grid_constructor": lambda *_: grid})
+    assert isinstance(found, Tensor)
+    return found[-1]

@@ -44,7 +44,7 @@ def of_tableau(tableau: Tableau) -> Facts:
     real, imaginary = runge_kutta_intervals(tableau)
     return Facts(
         order=tableau.order,
-        order_low=tableau.order_low,
+        order_low=tableau.order_low if tableau.order_of_error is None else tableau.order_of_error - 1,
         stages=len(tableau.a) - tableau.fsal,
         fsal=tableau.fsal,
         exact=tableau.exact,

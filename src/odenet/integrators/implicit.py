@@ -23,7 +23,7 @@ from .base import Facts, Integrator, advance, build, facts_of, later, verify
 from .facts import contractivity_radius
 from .krylov import gmres
 from .order import TreeConditions, refuse_unless, sparse
-from .runge_kutta import _short
+from .runge_kutta import nearest_fraction
 from .stages import Memory, Stages, recall, with_extras
 
 
@@ -90,7 +90,7 @@ class ImplicitTableau:
     @cached_property
     def nodes(self) -> tuple[Number, ...]:
         """c, the row sums."""
-        return tuple(_short(sum(row, Fraction(0))) for row in self.matrix)
+        return tuple(nearest_fraction(sum(row, Fraction(0))) for row in self.matrix)
 
     @cached_property
     def diagonal(self) -> bool:
@@ -243,7 +243,7 @@ class ImplicitRungeKutta(Integrator):
         """p^(j)(t + h) / j! of the polynomial p with p(t + c_i h) = k_i, stacked; not part of the graph."""
         k, h = k.detach(), h.detach() if isinstance(h, Tensor) else h
         nodes = np.vander([c - 1.0 for c in self._c], increasing=True)
-        scaled = torch.tensor(np.linalg.inv(nodes), dtype=k.dtype, device=k.device) @ k.flatten(1)
+        scaled = torch.tensor(np.linalg.inv(nodes), dtype=k.dtype, device=k.device) @ k.reshape(len(k), -1)
         if isinstance(h, Tensor):
             h = torch.where(h == 0, 1.0, h).to(k.dtype)
         return torch.stack([part.reshape(k.shape[1:]) / h**j for j, part in enumerate(scaled)])

@@ -122,16 +122,16 @@ class RealView:
         self._f, self._shape = f, shape
         self.tolerance = getattr(f, "tolerance", None)
         self.workspace: dict[str, Any] = getattr(f, "workspace", {})
-        self.counts: Counter[str] = getattr(f, "counts", None) or Counter()
+        self.counts: Counter[str] = getattr(f, "counts", Counter())
 
     def __call__(self, t: Time, x: State) -> State:
         value = self._f(t, torch.complex(x[..., 0], x[..., 1]).reshape(self._shape))
-        return torch.view_as_real(value).reshape(x.shape)
+        return torch.view_as_real(value.resolve_conj()).reshape(x.shape)
 
 
 def in_real(f: Any, t: Time, y: State, h: Time) -> tuple[RealView, Time, State, Time]:
     """The same step for real and imaginary part side by side: (B, ..., 2), or (1, D, 2) for a state (D,)."""
-    x = torch.view_as_real(y)
+    x = torch.view_as_real(y.resolve_conj())
     if isinstance(h, Tensor) and h.dim():
         h = h.unsqueeze(-1)
     return RealView(f, y.shape), t, x if y.dim() > 1 else x.reshape(1, -1, 2), h

@@ -35,6 +35,7 @@ def solve(stages: Stages, start: Tensor | None = None, memory: Memory | None = N
 
     start:  first guess of k, in the same shape; None: 0
     memory: what `recall` gave, where the solves of a step share it
+    A solution on `stages.f.tape` is taken without an iteration, so that a replay has the values of its run.
     With f.tolerance = (rtol, atol) the iteration ends KAPPA of it away, else at rounding. Not finite where f is not.
     Raises StepFailed where it does not contract; with a step size per sample, samples that failed are NaN, and it
     raises where all did. Hairer & Wanner II, section IV.8.
@@ -43,11 +44,16 @@ def solve(stages: Stages, start: Tensor | None = None, memory: Memory | None = N
     memory = recall(stages.f, stages.y) if memory is None else memory
     zero = torch.zeros(len(stages.a), *stages.y.shape, dtype=stages.y.dtype, device=stages.y.device)
     watched = _Watched(plain, grad)
+    tape = getattr(stages.f, "tape", None)
+    if tape is not None and (known := tape.read()) is not None:
+        return attached(stages, plain, known) if grad or transformed() or _in_graph(stages) else known
     with torch.no_grad():
         k = _search(watched, zero if start is None else start.detach(), zero, memory)
+    if tape is not None and not transformed():
+        tape.note(k)
     if not (watched.in_graph or _in_graph(stages) or transformed()):
         return k
-    return attached(stages, plain, k, memory)
+    return attached(stages, plain, k)
 
 
 class _Watched:

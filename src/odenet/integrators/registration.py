@@ -46,7 +46,7 @@ def get(name: str) -> Integrator:
 def register(name: str, obj: Any) -> Integrator:
     """Make `obj` available under `name`.
 
-    obj: Tableau, Multistep, Partitioned, TwoStep, or an Integrator (instance or class without arguments)
+    obj: a Tableau, Multistep, Partitioned or other data, or an Integrator (instance or class without arguments)
     Raises ClaimRefused when the stated order is not that of the coefficients, BadInput for a taken name.
     """
     return INTEGRATORS.register(name, obj)

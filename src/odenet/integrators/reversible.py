@@ -157,7 +157,7 @@ def _(integrator: AsynchronousLeapfrog) -> Facts:
 def _(integrator: Reversible) -> Facts:
     return Facts(
         order=integrator.order,
-        order_low=integrator.base.tableau.order_low,
+        order_low=integrator.base.facts.order_low,
         stages=integrator.stages,
         zero_stable=True,
         real_interval=_interval(integrator, -1.0),

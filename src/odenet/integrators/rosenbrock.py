@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput, ClaimRefused, StepFailed
-from ..rational import Number, Rounded, exact_row, is_exact, solve
+from ..rational import Number, exact_row, is_exact, solve
 from ..types import Carry, Params, State, Step, Time
 from .base import Facts, Integrator, advance, build, facts_of, later, verify
 from .jacobian import Blocks
 from .linearise import from_real, in_real, linearise, matched
 from .order import Residual, Tree, density, refuse_unless, show, symmetry, trees
 from .polynomials import stays_nonpositive_until
+from .runge_kutta import nearest_fraction
 
 Matrix = tuple[tuple[Number, ...], ...]
 
@@ -107,12 +108,12 @@ class Rosenbrock:
     @cached_property
     def nodes(self) -> tuple[Number, ...]:
         """alpha_i; one that is a short fraction up to the digits given becomes that fraction."""
-        return tuple(_short(sum(row, Fraction(0))) for row in self.matrix)
+        return tuple(nearest_fraction(sum(row, Fraction(0)), 10000) for row in self.matrix)
 
     @cached_property
     def slants(self) -> tuple[Number, ...]:
         """gamma_i, the row sums of Gamma."""
-        return tuple(_short(sum(row, Fraction(0))) for row in self.gammas)
+        return tuple(nearest_fraction(sum(row, Fraction(0)), 10000) for row in self.gammas)
 
     @cached_property
     def substitution(self) -> tuple[Matrix, Matrix, tuple[Number, ...], tuple[Number, ...] | None]:
@@ -324,14 +325,6 @@ def _terms(row: Any) -> list[tuple[int, float]]:
     return [(j, float(a)) for j, a in enumerate(row) if a]
 
 
-def _short(x: Number) -> Number:
-    """A rounded number that a fraction with denominator <= 10000 explains is that fraction."""
-    if not isinstance(x, Rounded):
-        return x
-    near = Fraction(x.value).limit_denominator(10000)
-    return near if abs(float(near) - x.value) <= x.radius else x
-
-
 @build.register
 def _(data: Rosenbrock) -> LinearlyImplicit:
     return LinearlyImplicit(data)
@@ -346,6 +339,11 @@ def _(integrator: LinearlyImplicit) -> None:
         refuse_unless(f"the embedded method of {who}", method.order_low, low.of_order)
         if method.order_low >= method.order:
             raise ClaimRefused(f"{who} of order {method.order} has an embedded method of order {method.order_low}.")
+        if not any(p - q for p, q in zip(method.numerator(), method.numerator(method.weights_low))):
+            raise ClaimRefused(
+                f"{who} and its embedded method have the same stability function, so that their difference, the error "
+                "estimate, is 0 on linear problems; give other weights b_low."
+            )
 
 
 @facts_of.register

@@ -111,7 +111,7 @@ class Tableau:
     @cached_property
     def nodes(self) -> tuple[Number, ...]:
         """c, the row sums; one that is a short fraction up to the digits given becomes that fraction."""
-        return tuple(_short(sum(row, Fraction(0))) for row in self.matrix)
+        return tuple(nearest_fraction(sum(row, Fraction(0))) for row in self.matrix)
 
     @property
     def fsal(self) -> bool:
@@ -187,16 +187,18 @@ class RungeKutta(Integrator):
         self._fsal = tableau.fsal
         dense = [[float(p) for p in row] for row in tableau.polynomials]
         self._dense = Polynomials(dense) if dense else None
-        self._more = [(float(_short(sum(row, Fraction(0)))), _terms(row)) for row in tableau.matrix_dense[len(rows) :]]
+        more = tableau.matrix_dense[len(rows) :]
+        self._more = [(float(nearest_fraction(sum(row, Fraction(0)))), _terms(row)) for row in more]
 
     def step(
         self, f: Any, t: Time, y: State, h: Time, carry: Carry, coef: Params | None, estimate: bool = True
     ) -> Step:
         """One step; `estimate=False` leaves out the error and the stage that only it and later steps use."""
         k = [carry[0] if carry else f(t, y)]
+        moved = _advancing(h)
         for c, row in self._rows:
-            k.append(f(later(t, c, h), _moved(y, h, row, k)))
-        new = _moved(y, h, self._b, k)
+            k.append(f(later(t, c, h), moved(y, h, row, k)))
+        new = moved(y, h, self._b, k)
         if not (estimate and self.adaptive):
             return Step(new, None, (), tuple(k))
         if self._fsal:
@@ -220,24 +222,31 @@ class RungeKutta(Integrator):
         if len(k) < stages or (self._dense is None and not self._fsal and len(k) == stages):
             k.append(step.carry[0] if step.carry else f(t + h, step.y))
         for c, row in self._more[len(k) - stages :]:
-            k.append(f(later(t, c, h), _moved(y0, h, row, k)))
+            k.append(f(later(t, c, h), advance(y0, h, row, k)))
         return step._replace(slopes=tuple(k))
 
 
-def _moved(y: State, h: Time, terms: Terms, k: list[State]) -> State:
-    """`advance`, bit by bit; the second term and all later ones are added in place where autograd does not look on."""
-    if len(terms) < 2 or isinstance(h, Tensor) or torch.is_grad_enabled():
-        return advance(y, h, terms, k)
-    i, b = terms[0]
+def _advancing(h: Time) -> Callable[[State, Time, Terms, list[State]], State]:
+    """`advance`; bit by bit the same, but in place where autograd does not look on."""
+    return advance if isinstance(h, Tensor) or torch.is_grad_enabled() else _advance_in_place
+
+
+def _advance_in_place(y: State, h: Any, terms: Terms, k: list[State]) -> State:
+    if not terms:
+        return y
+    (i, b), *rest = terms
+    if not rest:
+        return torch.mul(k[i], h * b).add_(y)
     new = torch.add(y, k[i], alpha=h * b)
-    for i, b in terms[1:]:
+    for i, b in rest:
         new.add_(k[i], alpha=h * b)
     return new
 
 
 def _error(h: Time, terms: Terms, k: list[State]) -> State:
     i, d = terms[0]
-    return _moved(((h.to(k[i].dtype) if isinstance(h, Tensor) else h) * d) * k[i], h, terms[1:], k)
+    first = ((h.to(k[i].dtype) if isinstance(h, Tensor) else h) * d) * k[i]
+    return _advancing(h)(first, h, terms[1:], k)
 
 
 def _damped(error: State, third: State, y: State, new: State, h: Time, tolerance: tuple[float, float] | None) -> State:
@@ -260,11 +269,11 @@ def _dot(row: Any, vector: Any) -> Any:
     return sum((a * v for a, v in zip(row, vector) if a), Fraction(0))
 
 
-def _short(x: Number) -> Number:
-    """A rounded number that a fraction with denominator <= 1000 explains is that fraction."""
+def nearest_fraction(x: Number, largest: int = 1000) -> Number:
+    """A rounded number that a fraction with a denominator up to `largest` explains is that fraction."""
     if not isinstance(x, Rounded):
         return x
-    near = Fraction(x.value).limit_denominator(1000)
+    near = Fraction(x.value).limit_denominator(largest)
     return near if abs(float(near) - x.value) <= x.radius else x
 
 

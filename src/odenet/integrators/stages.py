@@ -15,6 +15,7 @@ from ..errors import Incompatible
 from ..types import State, Time
 from . import jacobian as jacobians
 from .jacobian import Factors, along, in_blocks, jacobian
+from .linearise import in_real
 
 
 @dataclass
@@ -94,6 +95,8 @@ class Stages:
     h:      a number, or a tensor (B, 1, ...) with a step size per sample
     a:      the coefficients, square
     y:      the state at the start of the step, which scales errors
+    The linear systems of a complex state are those of real and imaginary part side by side, unless f offers its
+    Jacobian: f need not be analytic.
     """
 
     f: Any
@@ -107,13 +110,18 @@ class Stages:
     def blocks(self) -> tuple[int, int]:
         """Number and size of blocks of y that do not couple."""
         y = self.y
-        apart = in_blocks(self.f, self.times[0], y)
+        apart, parts = in_blocks(self.f, self.times[0], y), 1 + self.parted
         if self.several and not apart:
             raise Incompatible(
                 "samples of this batch influence each other, so they cannot have step sizes of their own; "
                 "solve with per_sample=False."
             )
-        return (y.shape[0], y[0].numel()) if apart else (1, y.numel())
+        return (y.shape[0], parts * y[0].numel()) if apart else (1, parts * y.numel())
+
+    @property
+    def parted(self) -> bool:
+        """Whether rows and blocks hold real and imaginary parts."""
+        return self.y.is_complex() and self.f.jacobian is None
 
     @property
     def several(self) -> bool:
@@ -158,12 +166,16 @@ class Stages:
     def flat(self, v: Tensor) -> Tensor:
         """Stages as rows (nb, s n), one per block."""
         nb, n = self.blocks
+        v = torch.view_as_real(v.resolve_conj()) if self.parted else v
         return v.reshape(-1, nb, n).transpose(0, 1).reshape(nb, -1)
 
     def shaped(self, rows: Tensor) -> Tensor:
         """Rows (nb, s n) as stages."""
         nb, n = self.blocks
-        return rows.reshape(nb, -1, n).transpose(0, 1).reshape(-1, *self.y.shape)
+        stages = rows.reshape(nb, -1, n).transpose(0, 1)
+        if self.parted:
+            return torch.view_as_complex(stages.reshape(-1, *self.y.shape, 2))
+        return stages.reshape(-1, *self.y.shape)
 
     def spread(self, per_block: Tensor) -> Tensor:
         """A value per block, (nb,), so that it broadcasts to stages."""
@@ -171,7 +183,9 @@ class Stages:
 
     def step_per_block(self) -> Any:
         """h as a number or (nb, 1, 1)."""
-        return self.h.to(self.y.dtype).reshape(-1, 1, 1) if isinstance(self.h, Tensor) else self.h
+        if not isinstance(self.h, Tensor):
+            return self.h
+        return (self.h.real if self.parted else self.h.to(self.y.dtype)).reshape(-1, 1, 1)
 
     def matrix(self, slopes: Tensor) -> Tensor:
         """M = I - h A x J, (nb, s n, s n), for one J (1, nb, n, n) or one per stage (s, nb, n, n)."""
@@ -191,8 +205,11 @@ class Stages:
 
     def _blocks_at(self, t: Time, state: State) -> Tensor:
         nb, n = self.blocks
-        matrix = jacobian(self.f, t, state).matrix  # of a 0-dimensional float32 state torch makes float64 tangents
-        return matrix.to(state.dtype).expand(nb, n, n)
+        f, x = self.f, state
+        if self.parted:
+            f, _, x, _ = in_real(f, t, state, 0.0)
+        matrix = jacobian(f, t, x).matrix  # of a 0-dimensional float32 state torch makes float64 tangents
+        return matrix.to(x.dtype).expand(nb, n, n)
 
     def operator(self, k: Tensor) -> Callable[[Tensor], Tensor]:
         """v -> M v on rows, at stages k, without a matrix."""

@@ -22,13 +22,15 @@ from torch import Tensor
 
 from ..errors import BadInput, Incompatible
 from ..types import Carry, Params, State, Step, Time
+from .adaptive import scaled_norm
 from .base import Facts, Integrator, build, facts_of, verify
 from .characteristic import characteristic, dominant_root, stability_angle, verify_formula
 from .dense import Polynomials, Theta
 from .multistep import Multistep, implicit_slope
 
 Steps: TypeAlias = Sequence[Any]  # floats, fractions or 0-dim tensors, the newest first
-BREAK = 0.5  # the part of the largest lower difference above which the newest one shows a jump of f
+NOTICED = 0.01  # of the tolerance: what a jump of f must do to a step of order 1 before the past is forgotten
+TOLERANCE = (1e-6, 1e-8)  # relative and absolute, where a run states none
 LEAP = 30.0  # a step longer than this multiple of the last one starts afresh: differences would only carry noise
 
 
@@ -257,7 +259,7 @@ class VariableAdams(Integrator):
         after = _choose(self, f, y, new, memory, factors, seen, h)
         kept = fresh_differences[: after.order + 1]
         estimated = k
-        if _breaks([x + d for x in stars[1:k]], d):
+        if _breaks(f, y, new, h, after_slope, stars[1:k], d):
             after, kept, estimated = Memory(1, 0, True, after.steps), fresh_differences[:1], 1
         carry = (kept, after._replace(steps=after.steps[: max(k, len(kept) - 1)]).write())
         return Step(new, (h * (g[estimated] - g[estimated - 1])) * d, carry, (*phi[:k], d), estimated + 1)
@@ -294,7 +296,7 @@ def _choose(
     method: Any, f: Any, y0: State, y1: State, memory: Memory, factors: Sequence[float | None], seen: Any, h: Time
 ) -> Memory:
     """The memory after a step, with the order that allows the longest next one."""
-    rtol, atol = getattr(f, "tolerance", None) or (1e-6, 1e-8)
+    rtol, atol = getattr(f, "tolerance", None) or TOLERANCE
     k = memory.order
     with torch.no_grad():
         scale = torch.maximum(y0.abs(), y1.abs()).mul(rtol).add(atol)
@@ -317,12 +319,20 @@ def _choose(
     return Memory(order, held, rising, (h, *memory.steps))
 
 
-def _breaks(lower: Sequence[State], newest: State) -> bool:
-    """Whether differences stopped decreasing, as at a jump of f: then those of the past tell nothing of the error."""
-    if not lower:
+def _breaks(f: Any, y0: State, y1: State, h: Time, slope: State, past: Sequence[State], surprise: State) -> bool:
+    """Whether f jumped: then all differences become the jump, and those of the past tell nothing of the error.
+
+    past: the differences that the memory foretold; surprise: by how much the slope missed them. Neither round-off, nor
+    a surprise that an order as low as 1 would forgive, is a jump.
+    """
+    if not past:
         return False
-    sizes = torch.stack([*lower, newest]).detach().reshape(len(lower) + 1, -1).abs().square().sum(1).tolist()
-    return sizes[-1] > BREAK**2 * max(sizes[:-1])
+    sizes = torch.stack([slope, *past, surprise]).detach().reshape(len(past) + 2, -1).abs().square().sum(1).tolist()
+    if sizes[-1] <= max(*sizes[1:-1], (100 * torch.finfo(y1.real.dtype).eps) ** 2 * sizes[0]):
+        return False
+    rtol, atol = getattr(f, "tolerance", None) or TOLERANCE
+    with torch.no_grad():
+        return 0.5 * abs(_number(h)) * float(scaled_norm(surprise, y0, y1, rtol, atol)) > NOTICED
 
 
 def _number(x: Any) -> float:

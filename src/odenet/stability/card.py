@@ -6,16 +6,16 @@ import dataclasses
 import inspect
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 from .. import integrators
 from ..integrators import Facts, Integrator
 from ..rational import Number, Root
-from .region import picture
+from .picture import picture
 
-WIDTH = 116
+WIDTH = 98  # of a page of 100 columns, indented by two
 # fields of coefficients that the facts repeat, or that are too long to read
 _ELSEWHERE = {"order", "order_low", "cite", "when", "name", "dense", "a_dense", "order_dense"}
 
@@ -29,7 +29,7 @@ def card(integrator: Any, drawn: bool = True, plain: bool = False) -> str:
     head = [f"{method.name or type(method).__name__} (integrator)", *_labelled(facts_in_words(method))]
     parts = ["\n".join(head), formula(method), coefficients(method)]
     if drawn:
-        parts.append(picture(method, plain=plain))
+        parts.append(picture(method, plain=plain, width=WIDTH))
     return "\n\n".join(textwrap.indent(part, "  ") if i else part for i, part in enumerate(parts) if part)
 
 
@@ -47,10 +47,9 @@ def _labelled(lines: Sequence[tuple[str, str]]) -> list[str]:
 def facts_in_words(method: Integrator) -> list[tuple[str, str]]:
     """(label, sentence) of everything that is known."""
     facts = method.facts
-    low = f", with an estimate of order {facts.order_low}" if facts.order_low is not None else ""
     strong = ", ".join(f"{p:g} ({noise})" for noise, p in getattr(method, "strong_orders", {}).items())
     lines = [
-        ("order", f"{method.order}{low}"),
+        ("order", _order(method)),
         ("strong", strong and f"mean error on a path O(h^p), p = {strong}"),
         ("stages", _stages(method)),
         ("needs", _needs(method)),
@@ -61,17 +60,23 @@ def facts_in_words(method: Integrator) -> list[tuple[str, str]]:
         ("monotone", _monotone(facts.ssp)),
         ("error", "" if facts.error_constant is None else f"{facts.error_constant:.4g} h^{method.order + 1}"),
         ("exact", "rational or algebraic coefficients, checked in exact arithmetic" if facts.exact else ""),
-        ("between", _between(data_of(method))),
+        ("dense", _dense(data_of(method))),
         ("when", method.when),
         ("cite", method.cite),
     ]
     return [(label, text) for label, text in lines if text]
 
 
-def _between(data: Any) -> str:
-    """Dense output."""
+def _order(method: Integrator) -> str:
+    if hasattr(data_of(method), "highest"):
+        return f"1 to {method.order}, chosen step by step; the facts below are those of the highest, in equal steps"
+    low = method.facts.order_low
+    return f"{method.order}, with an estimate of order {low}" if low is not None else f"{method.order}"
+
+
+def _dense(data: Any) -> str:
     order = getattr(data, "order_dense", None)
-    return "" if order is None else f"steps, a polynomial of its own, of order {order}"
+    return "" if order is None else f"between steps a polynomial of its own, of order {order}"
 
 
 def _stages(method: Integrator) -> str:
@@ -148,7 +153,8 @@ def formula(method: Integrator) -> str:
     """The first paragraph of what documents the coefficients, or the method."""
     data = data_of(method)
     text = inspect.getdoc(method if data is None or type(data).__name__ == "Declared" else data) or ""
-    return text.split("\n\n")[0]
+    lines = text.split("\n\n")[0].splitlines()
+    return "\n".join(line for long in lines for line in textwrap.wrap(long, WIDTH, subsequent_indent=" " * 4))
 
 
 def coefficients(method: Integrator) -> str:
@@ -157,17 +163,29 @@ def coefficients(method: Integrator) -> str:
     if data is None:
         held = {k: v for k, v in vars(method).items() if not k.startswith("_") and k not in {*_ELSEWHERE, "learnable"}}
         plain = {k: v for k, v in held.items() if isinstance(v, str | int | float) and not hasattr(Integrator, k)}
-        return "\n".join(f"{k} = {v}" for k, v in plain.items())
+        return "\n".join(_field(k, v) for k, v in plain.items())
     done: set[str] = set()
     parts: list[str] = []
     if _is_butcher(data):
         parts.append(butcher(data.a, data.nodes, data.b, getattr(data, "b_low", None)))
         done = {"a", "b", "b_low"}
-    for f in dataclasses.fields(data):
-        value = getattr(data, f.name)
-        if f.name not in {*_ELSEWHERE, *done} and value not in (None, "", False, f.default):
-            parts.append(_field(f.name, value))
+    held = {f.name: getattr(data, f.name) for f in dataclasses.fields(data) if f.name not in {*_ELSEWHERE, *done}}
+    defaults = {f.name: f.default for f in dataclasses.fields(data)}
+    held = {name: value for name, value in held.items() if value not in (None, "", False, defaults[name])}
+    rows = {name: value.split() for name, value in held.items() if isinstance(value, str) and _numbers(value)}
+    parts += [_field(name, value, rows) for name, value in held.items() if name not in _REPEATED]
     return "\n".join(parts)
+
+
+_REPEATED = {"stages", "controls_error", "properties"}  # among the facts, by other names
+_NOTES = {
+    "substituted": "as programs use them: alpha and b times Gamma^-1, gamma below the diagonal minus Gamma^-1",
+    "rounded": "rationals that agree with irrational coefficients to double precision",
+}
+
+
+def _numbers(text: str) -> bool:
+    return len(text.split()) > 1
 
 
 def _is_butcher(data: Any) -> bool:
@@ -208,24 +226,54 @@ def _long(lines: Sequence[Sequence[str]], weights: Sequence[Sequence[str]]) -> I
 
 def _wrapped(before: str, name: str, row: Sequence[str]) -> list[str]:
     head = f"{before:25} {name:6}"
-    return textwrap.wrap("  ".join(row) or "-", WIDTH - 4, initial_indent=head, subsequent_indent=" " * len(head))
+    return textwrap.wrap("  ".join(row) or "-", WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
 
 
-def _field(name: str, value: Any) -> str:
+def _field(name: str, value: Any, rows: Mapping[str, Sequence[str]] | None = None) -> str:
+    """`name value`; rows: those that are aligned with each other where they have as many entries."""
     if isinstance(value, tuple) and value and all(isinstance(row, str) for row in value):
-        rows = [row.split() for row in value]
-        columns = max(map(len, rows))
-        widths = [max((len(row[i]) for row in rows if i < len(row)), default=0) for i in range(columns)]
-        if sum(widths) + 2 * columns < WIDTH - 12:
-            lines = ["  ".join(f"{word:>{width}}" for word, width in zip(row, widths)) or "-" for row in rows]
-            return "\n".join(f"{name if i == 0 else '':12}{line}" for i, line in enumerate(lines))
-        long = (_wrapped("" if i else name, str(i + 1), row) for i, row in enumerate(rows))
-        return "\n".join(line for row in long for line in row)
+        return _labelled_lines(name, _matrix(value))
     if isinstance(value, tuple) and value and all(isinstance(row, tuple) for row in value):
-        lines = [",  ".join(map(str, row)) or "-" for row in value]
-        return "\n".join(f"{name if i == 0 else '':12}{line}" for i, line in enumerate(lines))
+        return _labelled_lines(name, [",  ".join(map(str, row)) or "-" for row in value])
+    if name in (rows or {}):
+        return _labelled_lines(name, _row(name, rows or {}))
+    if value is True:
+        return textwrap.fill(_NOTES.get(name, "yes"), WIDTH, initial_indent=_head(name), subsequent_indent=_head(""))
     text = str(getattr(value, "name", "") or type(value).__name__) if isinstance(value, Integrator) else str(value)
-    return textwrap.fill(text, WIDTH, initial_indent=f"{name:12}", subsequent_indent=" " * 12)
+    return textwrap.fill(text, WIDTH, initial_indent=_head(name), subsequent_indent=_head(""))
+
+
+def _head(name: str) -> str:
+    return f"{name:11} "
+
+
+def _labelled_lines(name: str, lines: Sequence[str]) -> str:
+    return "\n".join(f"{_head('' if i else name)}{line}".rstrip() for i, line in enumerate(lines))
+
+
+def _row(name: str, rows: Mapping[str, Sequence[str]]) -> list[str]:
+    """One row of numbers, in columns with the other rows of as many."""
+    alike = [row for row in rows.values() if len(row) == len(rows[name])]
+    widths = [max(len(row[i]) for row in alike) for i in range(len(rows[name]))]
+    if sum(widths) + 2 * len(widths) + 12 <= WIDTH:
+        return ["  ".join(f"{word:>{width}}" for word, width in zip(rows[name], widths))]
+    return textwrap.wrap("  ".join(rows[name]), WIDTH - 12)
+
+
+def _matrix(value: Sequence[str]) -> list[str]:
+    """Rows of numbers in columns; rows of formulas as they are; what is too wide becomes numbered rows."""
+    if any("phi" in row for row in value):  # functions, with blanks of their own
+        return [f"{i + 1:<3} {row}" for i, row in enumerate(value)]
+    rows = [row.split() for row in value]
+    columns = max(map(len, rows))
+    widths = [max((len(row[i]) for row in rows if i < len(row)), default=0) for i in range(columns)]
+    if sum(widths) + 2 * columns + 12 <= WIDTH:
+        return ["  ".join(f"{word:>{width}}" for word, width in zip(row, widths)) or "-" for row in rows]
+    long = (
+        textwrap.wrap("  ".join(row) or "-", WIDTH - 12, initial_indent=f"{i + 1:<3} ", subsequent_indent=" " * 4)
+        for i, row in enumerate(rows)
+    )
+    return [line for row in long for line in row]
 
 
 def number(x: Number) -> str:

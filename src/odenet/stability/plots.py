@@ -146,7 +146,7 @@ def _parts(method: Any, name: str, points: int) -> Figure:
     from .region import stability_region, window
 
     left, right, low, high = window(method, z_implicit=0.0)
-    box = (1.4 * left, right - 0.4 * left, 1.3 * low, 1.3 * high)
+    box = (1.5 * left, right - 0.4 * left, 1.6 * low, 1.6 * high)
     found = [stability_region(method, box, points, z_implicit=w) for w in _FIXED]
     re, im = found[0].re.numpy(), found[0].im.numpy()
     figure, ax = _complex_plane(re, im)
@@ -185,7 +185,8 @@ def _oscillator(method: Any, name: str) -> Figure:
     ax.plot(x, growth, color=BLUE, lw=1.8)
     ax.axhline(1.0, color=INK, lw=0.7)
     ax.axvline(limit, color=BLUE, lw=0.8, ls="--")
-    ax.annotate(f"hω = {limit:.4g}", (limit, 1.0), xytext=(4, 6), textcoords="offset points", fontsize=9, color=BLUE)
+    beside: Any = {"xytext": (-5, -12), "textcoords": "offset points", "ha": "right"}
+    ax.annotate(f"hω = {limit:.4g}", (limit, 1.0), xycoords=("data", "axes fraction"), color=BLUE, fontsize=9, **beside)
     ax.grid(color="#e4e7eb", lw=0.6)
     ax.set(xlabel="hω", ylabel="|amplification(i hω)|", xlim=(0, float(x[-1])))
     ax.set_ylim(min(0.5, float(growth.min()) - 0.1), min(float(growth.max()) + 0.2, 6.0))

@@ -216,7 +216,7 @@ def window(integrator: Any, points: int = 61, z_implicit: complex | None = None)
     boundary goes on for ever, as that of an A-stable method may along the axis, a square of moderate size.
     """
     chosen = (-6.0, 6.0, -6.0, 6.0)
-    for size in (2.5, 5.0, 10.0, 20.0, 40.0):
+    for size in (2.5, 5.0, 10.0, 20.0, 40.0, 80.0):
         grid = stability_region(integrator, (-size, size, -size, size), points, z_implicit=z_implicit)
         boundary = _boundary(grid.growth <= 1.0 + NEUTRAL)
         if not boundary.any():
@@ -244,41 +244,3 @@ def _framed(left: float, right: float, top: float) -> tuple[float, float, float,
     extra = max(0.0, 0.8 * height - width) / 2
     taller = max(0.0, 0.6 * width - height) / 2
     return left - margin - extra, right + margin + extra, -top - margin - taller, top + margin + taller
-
-
-def picture(integrator: Any, columns: int = 40, plain: bool = False) -> str:
-    """The stability region in characters, with its test equation; dots of Braille, or `#` where plain."""
-    method = integrators.resolve(integrator)
-    kind = family(method)
-    said = f"test equation: {TEST_EQUATIONS[kind]}"
-    if kind != "plain":
-        return said
-    box = window(method)
-    across, down = (1, 1) if plain else (2, 4)
-    rows = max(6, round(columns * 0.45 * (box[3] - box[2]) / (box[1] - box[0])))
-    re = torch.linspace(box[0], box[1], columns * across, dtype=torch.float64)
-    im = torch.linspace(box[3], box[2], rows * down, dtype=torch.float64)
-    z = torch.complex(*torch.meshgrid(re, im, indexing="xy"))
-    stable = inside(method, z)
-    near = im.abs() <= im.abs().min() + 1e-12
-    stable[near] |= inside(method, torch.complex(re, torch.zeros_like(re)))  # a region may be a piece of an axis
-    near = re.abs() <= re.abs().min() + 1e-12
-    stable[:, near] |= inside(method, torch.complex(torch.zeros_like(im), im))[:, None]
-    lines = [_braille(stable, r, columns) if not plain else _hashes(stable[r]) for r in range(rows)]
-    labels = {0: f"{box[3]:.3g}i", rows // 2: "0", rows - 1: f"{box[2]:.3g}i"}
-    drawn = [f"{labels.get(r, ''):>8} |{line}" for r, line in enumerate(lines)]
-    foot = f"{'':9}{box[0]:<.3g}{f'{box[1]:.3g}':>{columns - len(f'{box[0]:.3g}') + 1}}  Re z"
-    return "\n".join([said, *drawn, foot])
-
-
-_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-
-
-def _braille(stable: Tensor, row: int, columns: int) -> str:
-    cells = stable[4 * row : 4 * row + 4].int().tolist()
-    codes = [sum(_DOTS[i][j] for i in range(4) for j in range(2) if cells[i][2 * c + j]) for c in range(columns)]
-    return "".join(chr(0x2800 + code) if code else " " for code in codes).rstrip()
-
-
-def _hashes(row: Tensor) -> str:
-    return "".join("#" if x else " " for x in row.tolist()).rstrip()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OdenetError, StepFailed
-from ..types import State, Time
+from ..types import State
 from .method import EXACT, H, Method, Skip, check, difference, held
 from .report import Finding
 from .systems import Forced, states
@@ -34,9 +34,9 @@ def symplecticity(m: Method) -> Iterator[Finding]:
     j[:n, n:], j[n:, :n] = torch.eye(n), -torch.eye(n)
     defect = float((matrix.mT @ j @ matrix - j).abs().max())
     claimed, seen = m.integrator.symplectic, defect < 1e-10
-    said = f"the Jacobian of a step has symplectic defect {defect:.1e}"
+    said = f"a step is {'' if seen else 'not '}symplectic"
     ok = claimed == seen == bool(m.facts.symplectic)
-    flag = "" if ok else f"; write symplectic = {seen}, in the facts as well"
+    flag = "" if ok else f"; correct step(), or write symplectic = {seen}, in the facts as well"
     yield Finding("symplecticity", ok, said + flag, defect, "<= 1e-10" if claimed else "> 1e-10")
 
 
@@ -68,7 +68,7 @@ def backwards(m: Method) -> Iterator[Finding]:
     yield held(
         "backwards", worst, 1e-10 if m.integrator.implicit else EXACT,
         "a negative step runs against time",
-        "a negative step is not the step against time: |h| or a positive t + h is used somewhere",
+        "a negative step is not the step against time; use h as it is, not |h|, also in the times of stages",
     )  # fmt: skip
 
 
@@ -118,28 +118,19 @@ def coefficients(m: Method) -> Iterator[Finding]:
         x = drawn.get(name, torch.zeros(0))
         ok = x.shape == (50,) and bool(((x >= low) & (x <= high)).all()) and torch.equal(x, again[name])
         sentence = f"{name} has one value per step in [{low}, {high}], the same for the same seed"
-        yield Finding("coefficients", ok, sentence if ok else f"{name} is not drawn once per step from its interval")
+        yield Finding(
+            "coefficients",
+            ok,
+            sentence if ok else f"{name} must be drawn once per step from its interval, by the generator",
+        )
     y, f = states(), m.system()
     mean = m.coefficients(y) or {}
     moved = m.steps(f, _T, y, count=m.full + 1, coef={k: v + 0.01 for k, v in mean.items()})[-1].y
     ok = not torch.equal(moved, m.steps(f, _T, y, count=m.full + 1)[-1].y)
-    yield Finding("coefficients", ok, "they change the result" if ok else "they change nothing: coef is ignored")
+    yield Finding("coefficients", ok, "they change the result" if ok else "they change nothing; use coef in step()")
 
 
 # ---- failure
-
-
-class _Spoiled(Forced):
-    """The forced system with something wrong in what it returns, from evaluation `after` on."""
-
-    def __init__(self, needs: frozenset[str], spoil: Any, after: int = 0) -> None:
-        super().__init__(needs)
-        self._spoil, self._left = spoil, after
-
-    def _f(self, t: Time, y: State) -> State:
-        self._left -= 1
-        f = super()._f(t, y)
-        return f if self._left >= 0 else self._spoil(f)
 
 
 @check("failure")
@@ -148,9 +139,9 @@ def failure(m: Method) -> Iterator[Finding]:
     y = states()
     later = 0 if m.integrator.implicit else m.integrator.stages - 1
     cases = {
-        "f is nan": (_Spoiled(m.needs, lambda f: f * math.nan), y),
-        "f is infinite": (_Spoiled(m.needs, lambda f: f + math.inf), y),
-        "f is nan in the last stage": (_Spoiled(m.needs, lambda f: f * math.nan, max(later, 0)), y),
+        "f is nan": (m.system(spoil=lambda f: f * math.nan), y),
+        "f is infinite": (m.system(spoil=lambda f: f + math.inf), y),
+        "f is nan in the last stage": (m.system(spoil=lambda f: f * math.nan, after=max(later, 0)), y),
         "y is nan": (m.system(), y * math.nan),
     }
     for name, (f, start) in cases.items():
@@ -158,11 +149,12 @@ def failure(m: Method) -> Iterator[Finding]:
         yield Finding(
             "failure",
             lost,
-            f"{name}: {'the step says so' if lost else 'a finite number comes out as if all were well'}",
+            f"{name}: "
+            + ("the step says so" if lost else "finite numbers come out; let nan pass on, or raise StepFailed"),
         )
     spoiled = torch.tensor([[1.0], [math.nan], [1.0]], dtype=torch.float64)
     lost = _lost(m, m.system(), y * spoiled, sample=1)
-    yield Finding("failure", lost, "one sample is nan: " + ("the step says so" if lost else "it comes out finite"))
+    yield Finding("failure", lost, "one sample is nan: " + ("the step says so" if lost else _KEPT))
 
 
 def _lost(m: Method, f: Any, y: State, sample: int | None = None) -> bool:
@@ -174,6 +166,9 @@ def _lost(m: Method, f: Any, y: State, sample: int | None = None) -> bool:
     if sample is not None:
         return not bool(torch.isfinite(made.y[sample]).all())
     return any(not bool(torch.isfinite(x).all()) for x in outcome)
+
+
+_KEPT = "its result is finite; let nan pass on, or raise StepFailed"
 
 
 class _Odd(Exception):
@@ -189,15 +184,19 @@ def exceptions(m: Method) -> Iterator[Finding]:
         raise _Odd("the field says no")
 
     try:
-        m.steps(_Spoiled(m.needs, fails), _T, y, count=m.full)
+        m.steps(m.system(spoil=fails), _T, y, count=m.full)
         passed = False
     except _Odd:
         passed = True
     sentence = "an exception of f reaches the caller"
-    yield Finding("exceptions", passed, sentence if passed else "an exception that f raises is swallowed")
+    yield Finding("exceptions", passed, sentence if passed else "an exception that f raises is swallowed; let it pass")
     try:
-        m.steps(_Spoiled(m.needs, lambda f: torch.cat((f, f[..., :1]), -1)), _T, y, count=1)
+        m.steps(m.system(spoil=lambda f: torch.cat((f, f[..., :1]), -1)), _T, y, count=1)
         raised = False
     except (RuntimeError, ValueError, IndexError, AssertionError, OdenetError):
         raised = True
-    yield Finding("exceptions", raised, "f of a wrong shape " + ("raises" if raised else "is used without a word"))
+    yield Finding(
+        "exceptions",
+        raised,
+        "f of a wrong shape " + ("raises" if raised else "is used without a word; do not cut or expand what f returns"),
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..depth import DEPTHS, Depth, resolve
 from ..errors import BadInput
-from .method import Check, carried_out, check, difference, held
+from .method import Check, carried_out, check, difference, held, instance
 from .report import Finding, Report
 
 CHECKS: dict[str, Check] = {}
@@ -24,7 +24,7 @@ def check_depth(obj: Any) -> Report:
 
     obj: a registered name, a Depth, or a class of one. Raises BadInput for anything else.
     """
-    depth = resolve(obj, ["theta"])["theta"] if isinstance(obj, str) else obj() if inspect.isclass(obj) else obj
+    depth = resolve(obj, ["theta"])["theta"] if isinstance(obj, str) else instance(obj) if inspect.isclass(obj) else obj
     if not isinstance(depth, Depth):
         raise BadInput(f"a depth is one of {', '.join(sorted(DEPTHS))} or a Depth; got {type(obj).__name__}.")
     findings = [found for name, function in CHECKS.items() for found in carried_out(name, function, depth)]
@@ -50,7 +50,11 @@ def supports(depth: Depth) -> Iterator[Finding]:
     everything = {j for support in used for j in support} == set(known)
     sizes = all(len(depth.basis(s)) == len(support) for support in used for s in _PLACES)
     ok = inside and everything and sizes
-    yield Finding("supports", ok, "supports and basis fit count" if ok else "supports, basis and count do not fit")
+    yield Finding(
+        "supports",
+        ok,
+        "supports and basis fit count" if ok else "supports, basis and count do not fit; correct one of them",
+    )
 
 
 @check("flags", CHECKS)
@@ -75,14 +79,14 @@ def prolong(depth: Depth) -> Iterator[Finding]:
     fine, worst = depth.prolong(c), 0.0
     if fine.shape[0] != depth.count(2 * _N):
         yield Finding(
-            "prolong", False, f"{fine.shape[0]} coefficients for {2 * _N} intervals, count says {depth.count(2 * _N)}"
+            "prolong", False, f"prolong must give count(2 N) = {depth.count(2 * _N)} coefficients, got {fine.shape[0]}"
         )
         return
     for n in range(2 * _N):
         for s in (0.1, 0.5, 0.9):
             coarse = _theta(depth, c, _N, n // 2, (n % 2 + s) / 2)
             worst = max(worst, difference(_theta(depth, fine, 2 * _N, n, s), coarse))
-    yield held("prolong", worst, 1e-12, "theta(t) is kept", "theta(t) changes under prolong")
+    yield held("prolong", worst, 1e-12, "theta(t) is kept", "theta(t) changes under prolong; correct it")
 
 
 @check("restrict", CHECKS)
@@ -90,7 +94,7 @@ def restrict(depth: Depth) -> Iterator[Finding]:
     """restrict(prolong(c)) == c."""
     c = _drawn(depth)
     gap = difference(depth.restrict(depth.prolong(c)), c)
-    yield held("restrict", gap, 1e-14, "it undoes prolong", "restrict(prolong(c)) is not c")
+    yield held("restrict", gap, 1e-14, "it undoes prolong", "restrict(prolong(c)) is not c; correct one of them")
 
 
 @check("mass matrix", CHECKS)
@@ -104,9 +108,17 @@ def mass_matrix(depth: Depth) -> Iterator[Finding]:
         values = torch.stack([_theta(depth, c, _N, n, float(s)).square().sum() for s in places])
         total += (knots[n + 1] - knots[n]) * float(torch.trapezoid(values, places))
     gap = abs(float((c * (gram @ c)).sum()) - total) / total
-    yield held("mass matrix", gap, 1e-4, "gram is that of the basis", "gram is not the mass matrix of the basis")
+    yield held(
+        "mass matrix", gap, 1e-4, "gram is that of the basis", "gram is not the mass matrix of the basis; correct it"
+    )
     least = float(torch.linalg.eigvalsh(gram).min())
-    yield Finding("mass matrix", least > 0, f"its least eigenvalue is {least:.2g}", least, "> 0")
+    yield Finding(
+        "mass matrix",
+        least > 0,
+        f"its least eigenvalue is {least:.2g}" + ("" if least > 0 else "; correct gram"),
+        least,
+        "> 0",
+    )
 
 
 @check("gradients", CHECKS)
@@ -120,4 +132,10 @@ def gradients(depth: Depth) -> Iterator[Finding]:
         for j, b in zip(depth.support(n), depth.basis(0.3)):
             wanted[j] += b
         worst = max(worst, difference(g, wanted))
-    yield held("gradients", worst, 1e-12, "the gradient is the basis", "the gradient of theta is not the basis")
+    yield held(
+        "gradients",
+        worst,
+        1e-12,
+        "the gradient is the basis",
+        "the gradient of theta is not the basis; let value() be linear and detach nothing",
+    )

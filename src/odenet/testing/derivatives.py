@@ -22,7 +22,7 @@ def _run(m: Method) -> tuple[Function, dict[str, Tensor]]:
     """Some steps as a function of all that they may be differentiated in, and values for it."""
     given = {
         "y": states(2),
-        "the parameters of f": torch.tensor([1.1, 0.9, 0.4], dtype=torch.float64),
+        "weights of f": torch.tensor([1.1, 0.9, 0.4], dtype=torch.float64),
         "t": torch.tensor(_T, dtype=torch.float64),
         "h": torch.tensor(H, dtype=torch.float64),
         **{f"coefficient {k}": v for k, v in (m.coefficients(states()) or {}).items()},
@@ -48,7 +48,8 @@ def gradients(m: Method) -> Iterator[Finding]:
     out = run(*values)
     weight = _direction(out, 0)
     if not out.requires_grad:
-        yield Finding("gradients", False, "the result does not depend on anything for autograd: the graph is cut")
+        cut = "for autograd the result depends on nothing: take out no_grad() and detach()"
+        yield Finding("gradients", False, cut)
         return
     found = torch.autograd.grad((weight * out).sum(), values, allow_unused=True)
     for i, (name, gradient) in enumerate(zip(given, found)):
@@ -58,12 +59,13 @@ def gradients(m: Method) -> Iterator[Finding]:
         slope = float((weight * (ends[0] - ends[1])).sum()) / (2 * _EPS)
         got = 0.0 if gradient is None else float((gradient * v).sum())
         if name.startswith("coefficient") and slope == 0.0:
-            yield Finding("gradients", False, f"{name} has no influence: coef is ignored", 0.0, "an influence")
+            yield Finding("gradients", False, f"{name} has no influence; use coef in step()", 0.0, "an influence")
             continue
         gap = abs(got - slope) / max(1.0, abs(slope))
         yield held(
             "gradients", gap, 1e-6, f"in {name}: autograd gives the difference quotient",
-            f"in {name}: autograd gives {got:.6g}, differences {slope:.6g}; the graph is cut or wrong",
+            f"in {name}: autograd gives {got:.6g}, differences {slope:.6g}; let nothing be "
+            "detached or made a Python number",
         )  # fmt: skip
 
 
@@ -80,8 +82,9 @@ def torch_func(m: Method) -> Iterator[Finding]:
     _, pull = torch.func.vjp(run, *values)  # type: ignore[misc]
     vjp = _flat(pull(weight), leaves)
     yield held(
-        "torch.func", difference(vjp, wanted), 1e-10, "vjp is the gradient of autograd", "vjp differs from autograd"
-    )
+        "torch.func", difference(vjp, wanted), 1e-10, "vjp is the gradient of autograd",
+        "vjp differs from autograd; a step may not depend on requires_grad or grad_fn",
+    )  # fmt: skip
     v = tuple(_direction(x, 2 + i) for i, x in enumerate(values))
     with warnings.catch_warnings():  # the first call of forward mode warns about its own internals
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -90,7 +93,8 @@ def torch_func(m: Method) -> Iterator[Finding]:
     forward = float((weight * along).sum())
     yield held(
         "torch.func", abs(forward - reverse) / max(1.0, abs(reverse)), 1e-9, "jvp is its transpose",
-        f"jvp gives {forward:.6g} along a direction in which autograd gives {reverse:.6g}",
+        f"jvp gives {forward:.6g} along a direction in which autograd gives {reverse:.6g}; "
+        "a custom Function needs a jvp",
     )  # fmt: skip
 
 
@@ -109,7 +113,7 @@ def vmap(m: Method) -> Iterator[Finding]:
     alone = torch.stack([run(x) for x in y])
     yield held(
         "vmap", difference(together, alone), 1e-10, "vmap over samples is one sample at a time",
-        "vmap over samples gives other numbers than one sample at a time",
+        "vmap over samples gives other numbers than one sample at a time; let no step depend on the values",
     )  # fmt: skip
 
 

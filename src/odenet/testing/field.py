@@ -16,7 +16,7 @@ from ..errors import BadInput
 from ..fields import Field
 from ..types import Params, State
 from .accelerator import AWAY, Accelerator, Away, MixedDevices
-from .method import Check, Skip, carried_out, check, difference, held
+from .method import Check, Skip, carried_out, check, difference, held, said
 from .report import Finding, Report
 
 CHECKS: dict[str, Check] = {}
@@ -66,13 +66,20 @@ def _made(obj: Any) -> Field:
         for given in ((), (4,)):
             try:
                 made = obj(*given)
-            except TypeError:
+            except TypeError as problem:
+                why = said(problem)
                 continue
+            except Exception as problem:  # whatever an author's constructor does
+                raise BadInput(
+                    f"{_called(obj)} raises {type(problem).__name__}: {said(problem)}; correct it."
+                ) from None
             return fields.wrap(made)
-        raise BadInput(
-            f"{getattr(obj, '__name__', obj)} is made neither without arguments nor from a width; check one."
-        )
+        raise BadInput(f"{_called(obj)} is made neither without arguments nor from a width ({why}); check one.")
     return fields.wrap(obj)
+
+
+def _called(maker: Any) -> str:
+    return f"{getattr(maker, '__name__', maker)}()"
 
 
 def _weights(field: Field, dtype: torch.dtype = torch.float64) -> tuple[Params, Params]:
@@ -84,15 +91,19 @@ def _state(field: Field, y: State | None) -> State:
     if y is not None:
         return y.detach().to(torch.float64)
     _, p = _weights(field)
-    generator = torch.Generator().manual_seed(1)
+    generator, why = torch.Generator().manual_seed(1), "; it returned other shapes"
     for shape in _SHAPES:
         candidate = torch.randn(shape, generator=generator, dtype=torch.float64)
         try:
             if field(_T, candidate, p).shape == candidate.shape:
                 return candidate
-        except Exception:  # a state of another shape is refused in many ways
-            continue
-    raise BadInput(f"{type(field).__name__} takes none of the states {_SHAPES}; give one, check_field(field, y).")
+        except Exception as problem:  # a state of another shape is refused in many ways
+            why = f"; the last of them raised {type(problem).__name__}: {said(problem)}"
+    shapes = ", ".join(map(str, _SHAPES))
+    raise BadInput(
+        f"{type(field).__name__} takes none of the states of shape {shapes}{why}. If it needs another one, write "
+        "odenet.testing.check_field(field, y)."
+    )
 
 
 @check("shape", CHECKS)
@@ -101,7 +112,7 @@ def shape(m: Trial) -> Iterator[Finding]:
     f = m.f(m.y)
     ok = f.shape == m.y.shape and f.dtype == m.y.dtype and bool(torch.isfinite(f).all())
     said = f"f is {tuple(f.shape)} {f.dtype} for a state {tuple(m.y.shape)} {m.y.dtype}"
-    yield Finding("shape", ok, said if ok else f"{said}; the two are the same, and finite")
+    yield Finding("shape", ok, said if ok else f"{said}; return the same of both, and finite numbers")
 
 
 @check("weights", CHECKS)
@@ -109,12 +120,20 @@ def weights(m: Trial) -> Iterator[Finding]:
     """`init` repeats with its generator; `constrain` works on stacks of weights."""
     again, _ = _weights(m.field)
     ok = again.keys() == m.raw.keys() and all(torch.equal(again[k], v) for k, v in m.raw.items())
-    yield Finding("weights", ok, "init repeats with its generator" if ok else "init draws not from its generator alone")
+    yield Finding(
+        "weights",
+        ok,
+        "init repeats with its generator" if ok else "init draws elsewhere too; let it use its generator alone",
+    )
     stacked = m.field.constrain({k: torch.stack((v, 2 * v)) for k, v in m.raw.items()})
     alone = [m.p, m.field.constrain({k: 2 * v for k, v in m.raw.items()})]
     gap = max((difference(v, torch.stack([a[k] for a in alone])) for k, v in stacked.items()), default=0.0)
     yield held(
-        "weights", gap, 1e-12, "constrain passes leading axes through", "constrain mixes weights of different depths"
+        "weights",
+        gap,
+        1e-12,
+        "constrain passes leading axes through",
+        "constrain mixes weights of different depths; let it reduce over no leading axis",
     )
 
 
@@ -125,9 +144,13 @@ def purity(m: Trial) -> Iterator[Finding]:
     before = {k: (v.clone(), v._version) for k, v in held_before.items()}
     first, second = m.f(m.y), m.f(m.y)
     ok = torch.equal(first, second)
-    yield Finding("purity", ok, "the same bits twice" if ok else "the same call twice gives different numbers")
+    yield Finding(
+        "purity",
+        ok,
+        "the same bits twice" if ok else "the same call twice gives different numbers; draw no random numbers",
+    )
     written = [k for k, v in held_before.items() if not torch.equal(v, before[k][0]) or v._version != before[k][1]]
-    said = f"forward writes into {', '.join(written)}" if written else "nothing is written to"
+    said = f"forward writes into {', '.join(written)}; make new tensors instead" if written else "nothing is written to"
     yield Finding("purity", not written, said)
 
 
@@ -139,7 +162,7 @@ def batch_independence(m: Trial) -> Iterator[Finding]:
     alone = torch.cat([m.f(x.unsqueeze(0)) for x in m.y])
     yield held(
         "batch independence", difference(m.f(m.y), alone), 1e-12, "a batch gives what its samples give one by one",
-        "f of a sample depends on the others in the batch",
+        "f of a sample depends on the others; use no mean over the batch, or name statistics",
     )  # fmt: skip
 
 
@@ -149,7 +172,35 @@ def dtype(m: Trial) -> Iterator[Finding]:
     _, p = _weights(m.field, torch.float32)
     found = m.f(m.y.float(), p)
     ok = found.dtype == torch.float32
-    yield Finding("dtype", ok, "float32 is kept" if ok else f"a float32 state gives {found.dtype}")
+    yield Finding(
+        "dtype",
+        ok,
+        "float32 is kept"
+        if ok
+        else f"a float32 state gives {found.dtype}; make constants with dtype=y.dtype, or Python numbers",
+    )
+
+
+@check("time", CHECKS)
+def time(m: Trial) -> Iterator[Finding]:
+    """t may be a number, a tensor, or a tensor (B, 1) with a time for every sample."""
+    there = torch.tensor(_T, dtype=torch.float64)
+    yield held(
+        "time", difference(m.field(there, m.y, m.p), m.f(m.y)), 1e-12, "t may be a number or a tensor",
+        "f at t = tensor(0.3) is not f at t = 0.3; use t alike in both cases",
+    )  # fmt: skip
+    if m.coupled:
+        raise Skip("without independent samples there is no time per sample")
+    times = torch.linspace(0.1, 0.9, len(m.y), dtype=torch.float64)
+    alone = torch.cat([m.field(t, x.unsqueeze(0), m.p) for t, x in zip(times.tolist(), m.y)])
+    try:
+        together = m.field(times.reshape(-1, *[1] * (m.y.dim() - 1)), m.y, m.p)
+    except Exception as problem:  # a field that is never used with per_sample=True need not take it
+        raise Skip(f"no time per sample: raised {type(problem).__name__}: {said(problem)}") from None
+    yield held(
+        "time", difference(together, alone), 1e-12, "t may be given per sample",
+        "f with a time per sample, t of shape (B, 1), is not f of each sample at its own time; use t as it is",
+    )  # fmt: skip
 
 
 @check("device", CHECKS)
@@ -164,7 +215,11 @@ def device(m: Trial) -> Iterator[Finding]:
     except MixedDevices as mixed:
         yield Finding("device", False, f"{mixed}: write device=y.device where a tensor is made")
         return
-    yield Finding("device", ok, "f is where the state is" if ok else "f is on the host although the state is not")
+    yield Finding(
+        "device",
+        ok,
+        "f is where the state is" if ok else "f is on the host although the state is not; make it with device=y.device",
+    )
 
 
 @check("gradients", CHECKS)
@@ -188,7 +243,7 @@ def gradients(m: Trial) -> Iterator[Finding]:
         yield held(
             "gradients", abs(got - slope) / max(1.0, abs(slope)), 1e-6,
             f"in {name}: autograd gives the difference quotient",
-            f"in {name}: autograd gives {got:.6g}, differences {slope:.6g}",
+            f"in {name}: autograd gives {got:.6g}, differences {slope:.6g}; let nothing be detached",
         )  # fmt: skip
     along = tuple(_noise(x, 2) for x in values)
     forward = float((weight * _along(run, tuple(values), along)).sum())
@@ -196,7 +251,7 @@ def gradients(m: Trial) -> Iterator[Finding]:
     reverse = sum(float((g * d).sum()) for g, d in zip(pulled, along))
     yield held(
         "gradients", abs(forward - reverse) / max(1.0, abs(reverse)), 1e-9, "torch.func.jvp is the transpose of vjp",
-        f"torch.func.jvp gives {forward:.6g} where vjp gives {reverse:.6g}",
+        f"torch.func.jvp gives {forward:.6g} where vjp gives {reverse:.6g}; correct the custom Function",
     )  # fmt: skip
 
 
@@ -204,7 +259,11 @@ def gradients(m: Trial) -> Iterator[Finding]:
 def failure(m: Trial) -> Iterator[Finding]:
     """A state that is not a number gives an f that is none."""
     lost = not bool(torch.isfinite(m.f(m.y * torch.nan)).any())
-    yield Finding("failure", lost, "nan goes through" if lost else "a finite number comes out of a state that is nan")
+    yield Finding(
+        "failure",
+        lost,
+        "nan goes through" if lost else "a finite number comes out of a state that is nan; let nan pass on",
+    )
 
 
 # ---- offers
@@ -222,7 +281,7 @@ def offers(m: Trial) -> Iterator[Finding]:
             continue
         test, good, bad = _OFFERS[offer]
         try:
-            yield held(name, test(m), 1e-7, good, bad)
+            yield held(name, test(m), 1e-7, good, f"{bad}; correct one of them, or leave {offer!r} out of offers")
         except BadInput as refusal:  # a solution that is known from some states only
             yield Finding(name, None, f"refused: {refusal}")
 
@@ -314,7 +373,7 @@ _OFFERS: dict[str, tuple[Callable[[Trial], float], str, str]] = {
     "lognorm": (_lognorm, "no sampled logarithmic norm exceeds it", "a sampled logarithmic norm exceeds lognorm_bound"),
     "monotone": (_monotone, "sampled pairs obey it", "a pair of states breaks the inequality"),
     "exact": (_exact, "it solves y' = f", "exact does not solve y' = f from y0 at t = 0"),
-    "noise": (_noise_shape, "the diffusion has the shape of y first", "it does not begin with the shape of y"),
+    "noise": (_noise_shape, "the diffusion has the shape of y first", "it has another shape, or is not finite"),
 }  # fmt: skip
 
 

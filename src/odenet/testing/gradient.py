@@ -14,7 +14,7 @@ from .. import fields
 from ..errors import BadInput, Incompatible, NotBuiltYet, OdenetError
 from ..fields import Field
 from ..flow import GRADIENTS, Flow, Gradient
-from .method import EXACT, Check, Skip, carried_out, check, difference, held
+from .method import EXACT, Check, Skip, carried_out, check, difference, held, instance
 from .report import Finding, Report
 
 CHECKS: dict[str, Check] = {}
@@ -58,7 +58,7 @@ def check_gradient(obj: Any) -> Report:
     seeds under vmap; second derivatives, which are right or refused. A method for the exact flow, as a continuous
     adjoint is, passes where its error vanishes with the step. Raises BadInput for what is no gradient.
     """
-    made = GRADIENTS.get(obj) if isinstance(obj, str) else obj() if inspect.isclass(obj) else obj
+    made = GRADIENTS.get(obj) if isinstance(obj, str) else instance(obj) if inspect.isclass(obj) else obj
     if not isinstance(made, Gradient):
         raise BadInput(f"a gradient is one of {', '.join(sorted(GRADIENTS))} or a Gradient; got {obj!r}.")
     known = {"free": fields.Free(4), "separable": fields.SeparableHamiltonian(4)}
@@ -73,7 +73,9 @@ def check_gradient(obj: Any) -> Report:
         for name, function in CHECKS.items():
             findings += carried_out(f"{name} ({integrator})", function, case)
     if all(f.passed is None for f in findings):
-        findings.append(Finding("flows", False, "no flow is accepted, so nothing could be looked at"))
+        findings.append(
+            Finding("flows", False, "no flow is accepted, so nothing could be looked at; let check() accept one")
+        )
     return Report(f"gradient {getattr(made, 'name', type(made).__name__)!r}", tuple(findings))
 
 
@@ -86,7 +88,13 @@ def result(m: Case) -> Iterator[Finding]:
     with torch.no_grad():
         quiet = difference(flow(m.start), wanted(m.start))
     gap = max(quiet, difference(flow(y0), wanted(y0)), difference(flow.trajectory(y0), wanted.trajectory(y0)))
-    yield held(name, gap, EXACT, "the states are those of autograd", "the states differ from those of autograd")
+    yield held(
+        name,
+        gap,
+        EXACT,
+        "the states are those of autograd",
+        "the states differ from those of autograd; return what march.run gives",
+    )
 
 
 @check("derivatives", CHECKS)
@@ -101,7 +109,7 @@ def derivatives(m: Case) -> Iterator[Finding]:
         gaps = [difference(m.derivatives(m.gradient, saved, n), m.derivatives("autograd", saved, n)) for n in (8, 16)]
         ok = gaps[1] < 0.6 * gaps[0] and gaps[1] < 1e-2
         said = f"of {what}: {gaps[0]:.1e} from autograd with 8 steps per interval, {gaps[1]:.1e} with 16"
-        bad = "; neither the gradient of what was computed nor an approximation of it that converges"
+        bad = "; correct it: this is neither the gradient of what was computed nor an approximation that converges"
         yield Finding(name, ok, said + ("" if ok else bad), gap, "<= 1e-09, or -> 0 with h")
 
 
@@ -115,13 +123,23 @@ def repeated(m: Case) -> Iterator[Finding]:
     one_by_one = torch.stack([torch.autograd.grad(out, y0, s, retain_graph=True)[0] for s in seeds])
     again = torch.autograd.grad(out, y0, seeds[0], retain_graph=True)[0]
     yield held(
-        name, difference(again, one_by_one[0]), EXACT, "a second backward gives the same", "a second one differs"
+        name,
+        difference(again, one_by_one[0]),
+        EXACT,
+        "a second backward gives the same",
+        "a second one differs; use up nothing that is saved",
     )
     try:
         (together,) = torch.autograd.grad(out, y0, seeds, is_grads_batched=True)
     except (RuntimeError, OdenetError) as refusal:
         raise Skip(f"seeds under vmap are refused: {str(refusal).splitlines()[0][:90]}") from None
-    yield held(name, difference(together, one_by_one), 1e-10, "vmapped seeds agree", "vmapped seeds differ")
+    yield held(
+        name,
+        difference(together, one_by_one),
+        1e-10,
+        "vmapped seeds agree",
+        "vmapped seeds differ; correct the vmap rule",
+    )
 
 
 @check("second derivatives", CHECKS)
@@ -140,4 +158,10 @@ def second_derivatives(m: Case) -> Iterator[Finding]:
     except (RuntimeError, OdenetError) as refusal:
         raise Skip(f"refused: {str(refusal).splitlines()[0][:90]}") from None
     scale = 1e-3 if difference(m.derivatives(m.gradient), m.derivatives("autograd")) > 1e-9 else 1e-9
-    yield held(name, difference(found, wanted), scale, "those of autograd", "second derivatives differ from autograd's")
+    yield held(
+        name,
+        difference(found, wanted),
+        scale,
+        "those of autograd",
+        "second derivatives differ from autograd's; correct them, or let them raise",
+    )

@@ -30,7 +30,8 @@ def _same(a: Step, b: Step) -> bool:
 def result(m: Method) -> Iterator[Finding]:
     """A Step of a state of the shape of y, an estimate where adaptive, and a tuple of tensors."""
     y = states()
-    for n, step in enumerate(m.steps(m.system(), _T, y, count=m.full + 1)):
+    alone = m.step(m.system(), _T, y)
+    for n, step in enumerate([alone] if _shape_of(alone, y) else m.steps(m.system(), _T, y, count=m.full + 1)):
         wrong = _shape_of(step, y)
         if wrong:
             yield Finding("result", False, f"step {n + 1} returns {wrong}")
@@ -42,12 +43,14 @@ def _shape_of(step: Any, y: Tensor) -> str:
     if not isinstance(step, Step):
         return f"a {type(step).__name__}; return odenet.types.Step(y, error, carry)"
     if not isinstance(step.y, Tensor) or step.y.shape != y.shape:
-        return f"y of shape {tuple(getattr(step.y, 'shape', ()))} for a state {tuple(y.shape)}"
+        return (
+            f"y of shape {tuple(getattr(step.y, 'shape', ()))} for a state {tuple(y.shape)}; return a state of the same"
+        )
     if step.error is not None and step.error.shape != y.shape:
-        return f"an error estimate of shape {tuple(step.error.shape)} for a state {tuple(y.shape)}"
+        return f"an error estimate of shape {tuple(step.error.shape)} for a state {tuple(y.shape)}; return y's shape"
     if not isinstance(step.carry, tuple) or not all(isinstance(c, Tensor) for c in step.carry):
-        return "a carry that is not a tuple of tensors"
-    return "" if torch.isfinite(step.y).all() else "numbers that are not finite on a smooth problem"
+        return "a carry that is not a tuple of tensors; write carry = (x, ) or ()"
+    return "" if torch.isfinite(step.y).all() else "numbers that are not finite on a smooth problem; correct step()"
 
 
 @check("repeatability")
@@ -60,7 +63,7 @@ def repeatability(m: Method) -> Iterator[Finding]:
     yield Finding(
         "repeatability", ok,
         "the same call gives the same bits" if ok else
-        "the same call twice gives different numbers: a step draws random numbers or depends on the calls before it",
+        "the same call twice gives different numbers; draw no random numbers and keep nothing between calls",
     )  # fmt: skip
     if not ok:
         return
@@ -130,7 +133,7 @@ def carry(m: Method) -> Iterator[Finding]:
         yield held(
             "carry", difference(first.carry[0], slope) if first.carry else torch.inf, _close(m),
             "the saved slope is f at the new point",
-            "the saved slope is not f(t + h, y_new): first same as last is stale or lost",
+            "the saved slope is not f(t + h, y_new), it is stale or lost; return the last stage as carry",
         )  # fmt: skip
     if not first.carry and not m.integrator.history:
         raise Skip("the method remembers nothing")
@@ -140,14 +143,14 @@ def carry(m: Method) -> Iterator[Finding]:
         yield Finding(
             "carry", ok,
             f"it remembers {m.integrator.history} steps" if ok else
-            f"history = {m.integrator.history}, but the carry of the first step is empty: past states are lost",
+            f"history = {m.integrator.history}, but the carry of the first step is empty; return the past in it",
         )  # fmt: skip
     else:
         yield held(
             "carry", difference(second.y, afresh.y), _close(m),
             "a step with the carry is the step without it",
-            "a step with the carry differs from one that starts afresh: what it remembers belongs to another point "
-            "(a method that truly has a past states history = 1)",
+            "a step with the carry differs from one that starts afresh, so what it remembers belongs to another point; "
+            "correct the carry (a method that truly has a past writes history = 1)",
         )  # fmt: skip
 
 
@@ -163,10 +166,14 @@ def restart(m: Method) -> Iterator[Finding]:
     afresh = m.step(f, 1.7, last.y).y
     begun = m.step(f, 1.7, last.y, H, m.integrator.init(f, 1.7, last.y, H, m.coefficients(y))).y
     ok = bool(torch.isfinite(afresh).all())
-    yield Finding("restart", ok, "it starts afresh anywhere" if ok else "a step with an empty carry is not finite")
+    yield Finding(
+        "restart",
+        ok,
+        "it starts afresh anywhere" if ok else "a step with an empty carry is not finite; let step() start itself",
+    )
     yield held(
         "restart", difference(begun, afresh), _close(m), "init() starts as an empty carry does",
-        "a first step with the carry of init() differs from one with an empty carry",
+        "a first step with the carry of init() differs from one with an empty carry; correct init(), or leave it out",
     )  # fmt: skip
 
 
@@ -179,21 +186,29 @@ def inverse(m: Method) -> Iterator[Finding]:
             m.integrator.invert(f, _T, y, H, (), m.coefficients(y))
         except Incompatible:
             raise Skip("the method does not claim to be reversible, and says so when asked") from None
-        yield Finding("inverse", False, "invert() answers although reversible = False")
+        yield Finding("inverse", False, "invert() answers although reversible = False; write reversible = True")
         return
-    trail: list[tuple[Tensor, Carry]] = [(y, ()), *((s.y, s.carry) for s in m.steps(f, _T, y, count=6))]
+    worst = max(_lost_on_the_way_back(m, h) for h in (H, 4 * H))  # the larger tells a high order from an inverse
+    yield held(
+        "inverse", worst, 1e-9, "invert() returns to the states and memories before",
+        "invert() does not return to where the step came from; correct undo(), which is more than a step with -h, "
+        "or write reversible = False",
+    )  # fmt: skip
+
+
+def _lost_on_the_way_back(m: Method, h: float) -> float:
+    """Largest difference to the states and memories of six steps, on the way back from the last."""
+    f, y = m.system(), states()
+    trail: list[tuple[Tensor, Carry]] = [(y, ()), *((s.y, s.carry) for s in m.steps(f, _T, y, h, count=6))]
     now, memory = trail[-1]
     worst = 0.0
     for n in reversed(range(6)):
-        back = m.integrator.invert(f, _T + n * H, now, H, memory, m.coefficients(y))
+        back = m.integrator.invert(f, _T + n * h, now, h, memory, m.coefficients(y))
         now, memory = back.y, back.carry
         worst = max(worst, difference(now, trail[n][0]))
         if m.integrator.history and n > 0:
             worst = max([worst, *(difference(a, b) for a, b in zip(memory, trail[n][1]))])
-    yield held(
-        "inverse", worst, 1e-9, "invert() returns to the states and memories before",
-        "invert() does not return to where the step came from; correct undo()",
-    )  # fmt: skip
+    return worst
 
 
 @check("slopes")
@@ -205,5 +220,5 @@ def slopes(m: Method) -> Iterator[Finding]:
         raise Skip("no stages are offered for the cubic between two steps")
     yield held(
         "slopes", difference(step.slopes[0], f(_T, y)), _close(m), "slopes[0] is f(t, y)",
-        "slopes[0] is not f(t, y), which the cubic between two steps is made from",
+        "slopes[0] is not f(t, y), which the cubic between two steps is made from; return it first, or slopes=()",
     )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import Incompatible, NotBuiltYet
+from ..errors import BadInput, Incompatible, NotBuiltYet
 from ..integrators import Facts, Integrator
 from ..integrators.base import facts_of
 from ..integrators.external import External
@@ -111,19 +111,33 @@ def check(name: str, checks: dict[str, Check] = CHECKS) -> Callable[[Check], Che
     return add
 
 
-def carried_out(name: str, function: Check, subject: Any) -> list[Finding]:
-    """The findings of one check; what it raises is a finding too."""
+def carried_out(name: str, function: Check, subject: Any, needed: bool = False) -> list[Finding]:
+    """The findings of one check; what it raises is a finding too. One that is `needed` cannot be refused."""
     made: list[Finding] = []
     try:
         made.extend(function(subject))
     except Skip as why:
         return [*made, Finding(name, None, str(why))]
     except (Incompatible, NotBuiltYet) as refusal:
-        return [*made, Finding(name, None, f"refused: {refusal}")]
+        return [*made, Finding(name, False if needed else None, f"refused: {refusal}")]
     except Exception as problem:  # whatever a plug-in does wrong belongs in the report
-        first = (str(problem).splitlines() or [""])[0]
-        return [*made, Finding(name, False, f"raised {type(problem).__name__}: {first}")]
+        return [*made, Finding(name, False, f"raised {type(problem).__name__}: {said(problem)}")]
     return made or [Finding(name, None, "nothing to check")]
+
+
+def said(problem: BaseException) -> str:
+    """The first line of what an exception says, without its full stop."""
+    return (str(problem).splitlines() or [""])[0].rstrip(".")
+
+
+def instance(cls: type) -> Any:
+    """An object of the class; raises BadInput with what its constructor raises."""
+    try:
+        return cls()
+    except Exception as problem:  # whatever an author's constructor does
+        raise BadInput(
+            f"{cls.__name__}() raises {type(problem).__name__}: {said(problem)}; check an instance, or correct it."
+        ) from None
 
 
 def difference(a: Tensor, b: Tensor) -> float:

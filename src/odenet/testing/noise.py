@@ -82,7 +82,13 @@ def replay(m: Method) -> Iterator[Finding]:
     sense = getattr(m.integrator, "interpretations", ("ito",))[0]
     a, b, c = (_end(m, Known(noise, sense, seed), 8) for seed in (1, 1, 2))
     ok = torch.equal(a, b) and not torch.equal(a, c)
-    yield Finding("replay", ok, "one path is one solution" if ok else "the result is not a function of the path")
+    yield Finding(
+        "replay",
+        ok,
+        "one path is one solution"
+        if ok
+        else "the result is not a function of the path; take every increment from f.path",
+    )
 
 
 def _end(m: Method, f: Known, count: int) -> State:

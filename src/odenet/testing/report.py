@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,22 +50,24 @@ class Report:
         """Raise ClaimRefused with the sentences of what failed."""
         if not self.passed:
             said = " ".join(f"[{f.check}] {f.sentence}" for f in self.failures)
-            raise ClaimRefused(f"{self.subject} fails {_count(len(self.failures), 'check')}: {said}")
+            raise ClaimRefused(f"{self.subject} fails {_count(len({f.check for f in self.failures}), 'check')}: {said}")
 
     def table(self) -> str:
-        """The findings as a table, failures last, where they are seen, and one line that sums up."""
-        ranked = sorted(self.findings, key=lambda f: (f.passed is not None, f.passed is not True))
-        cells = [["", "check", "measured", "wanted", "what was seen"]]
-        cells += [[_MARK[f.passed], f.check, _short(f.measured), f.wanted, f.sentence] for f in ranked]
-        return f"{_drawn(cells)}\n{self}"
+        """What was found, one line each: what holds, what does not apply, what fails, and a verdict last."""
+        name = max((len(f.check) for f in self.findings), default=0)
+        width = _width()
+        lines = [_holds(f, name, width) for f in self.findings if f.passed]
+        lines += [_wrapped("skip", f.check, f.sentence, name, width) for f in self.findings if f.passed is None]
+        lines += [_fails(f, name, width) for f in self.failures]
+        return "\n".join([*lines, str(self)])
 
     def __str__(self) -> str:
-        counts = {state: sum(f.passed is state for f in self.findings) for state in (True, False, None)}
-        words = [f"{counts[True]} passed", f"{counts[False]} failed", f"{counts[None]} skipped"]
-        return f"{self.subject}: {', '.join(words)}"
-
-
-_MARK = {True: "ok", False: "FAIL", None: "skip"}
+        counts = {state: sum(f.passed is state for f in self.findings) for state in (True, None)}
+        apart = f"{counts[True]} passed, {counts[None]} do not apply"
+        if self.passed:
+            return f"{self.subject} passes: {apart}."
+        names = list(dict.fromkeys(f.check for f in self.failures))
+        return f"{self.subject} FAILS {_count(len(names), 'check')} ({', '.join(names)}); {apart}."
 
 
 def _count(n: int, noun: str) -> str:
@@ -74,24 +75,43 @@ def _count(n: int, noun: str) -> str:
 
 
 def _short(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}"
+    return value if isinstance(value, str) else f"{value:.3g}" if value >= 0.001 or value == 0 else f"{value:.1e}"
 
 
-def _drawn(cells: Sequence[Sequence[str]]) -> str:
-    import io
+def _width() -> int:
     import shutil
 
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    return min(120, max(80, shutil.get_terminal_size((100, 24)).columns))
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in cells[0]:
-        table.add_column(name, overflow="fold", no_wrap=name in ("", "check"))
-    for row in cells[1:]:
-        table.add_row(*(Text(word) for word in row))
-    out = io.StringIO()
-    width = max(100, shutil.get_terminal_size((120, 24)).columns)
-    Console(file=out, width=width, color_system=None, highlight=False, legacy_windows=False).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines() if line.strip())
+
+def _folded(text: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _wrapped(mark: str, check: str, sentence: str, name: int, width: int) -> str:
+    head = f"{mark:4}  {check:{name}}  "
+    first, *rest = _folded(sentence, width - len(head))
+    return "\n".join([head + first, *(" " * len(head) + line for line in rest)])
+
+
+def _holds(f: Finding, name: int, width: int) -> str:
+    """A line that ends with the number and its limit, right-aligned, where they fit."""
+    text = _wrapped("ok", f.check, f.sentence, name, width)
+    last, fact = text.splitlines()[-1], _fact(f)
+    if not fact:
+        return text
+    room = width - len(last) - len(fact)
+    return f"{text}{' ' * room}{fact}" if room >= 2 else f"{text}\n{fact:>{width}}"
+
+
+def _fails(f: Finding, name: int, width: int) -> str:
+    fact = f" Measured {_short(f.measured)}, wanted {f.wanted}." if f.wanted else ""
+    return _wrapped("FAIL", f.check, f"{f.sentence.rstrip('.')}.{fact}", name, width)
+
+
+def _fact(f: Finding) -> str:
+    """`4.5e-07 <= 1e-06`, `4 in 4 ± 0.1`."""
+    joined = " " if not f.wanted or f.wanted[0] in "<>" else " of " if f.wanted.isdigit() else " in "
+    return f"{_short(f.measured)}{joined}{f.wanted}".strip()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..types import State, Step, Time
 from .accelerator import AWAY, Accelerator, Away, MixedDevices
-from .method import EXACT, H, Method, Skip, check, difference, held
+from .method import EXACT, H, Method, Skip, check, difference, held, said
 from .report import Finding
 from .systems import states
 
@@ -37,13 +37,13 @@ def batch_independence(m: Method) -> Iterator[Finding]:
     alone = torch.cat([_joined(m.steps(f, _T, x.unsqueeze(0), count=m.full + 1)) for x in y], 1)
     yield held(
         "batch independence", difference(together, alone), _close(m), "a batch gives what its samples give one by one",
-        "a sample's result depends on the others in the batch",
+        "a sample's result depends on the others in the batch; use no mean, norm or maximum over axis 0",
     )  # fmt: skip
     turned = torch.tensor([2, 0, 1])
     moved = _joined(m.steps(f, _T, y[turned], count=m.full + 1))
     yield held(
         "batch independence", difference(moved, together[:, turned]), _close(m), "the order of samples does not matter",
-        "samples in another order give other numbers",
+        "samples in another order give other numbers; use no index of the batch",
     )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def step_per_sample(m: Method) -> Iterator[Finding]:
     ], 1)  # fmt: skip
     yield held(
         "step per sample", difference(together, alone), _close(m), "a step size (B, 1) gives each sample its own step",
-        "a step size (B, 1) gives other numbers than one sample at a time",
+        "a step size (B, 1) gives other numbers than one sample at a time; write h * k, not float(h) or alpha=h",
     )  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def shapes(m: Method) -> Iterator[Finding]:
         worst = max(worst, difference(got.reshape(wanted.shape), wanted))
     yield held(
         "shapes", worst, _close(m), "states (), (8,), (2, 4), (2, 2, 2, 1) give the same numbers",
-        "the numbers depend on the shape of the state",
+        "the numbers depend on the shape of the state; use no axis of y by number",
     )  # fmt: skip
 
 
@@ -107,7 +107,10 @@ def dtype(m: Method) -> Iterator[Finding]:
         y = states(2, kind)
         f = _watched(m.system(like=y), seen)
         for h in (H, torch.tensor(H, dtype=torch.float64)):
-            wrong = _strange(m.steps(f, _T, y, h, m.full + 1), seen, y)  # type: ignore[arg-type]
+            try:
+                wrong = _strange(m.steps(f, _T, y, h, m.full + 1), seen, y)  # type: ignore[arg-type]
+            except RuntimeError as mixed:
+                wrong = f"raised {said(mixed)}; make constants with dtype=y.dtype, or Python numbers"
             if wrong:
                 yield Finding("dtype", False, f"a {_name(kind)} state: {wrong}")
                 return
@@ -123,11 +126,15 @@ def _strange(made: list[Step], seen: set[torch.dtype], y: Tensor) -> str:
         carried = {f"carry[{i}]": c for i, c in enumerate(s.carry) if c.dim() >= y.dim()}
         for name, x in {"the result": s.y, "the error estimate": s.error, **carried}.items():
             if x is not None and x.dtype != y.dtype:
-                return f"{name} is {_name(x.dtype)}; constants must not decide the dtype"
+                return f"{name} is {_name(x.dtype)}; make constants with dtype=y.dtype, or Python numbers"
         if y.real.dtype == torch.float64 and torch.equal(s.y.real.float().double(), s.y.real):
-            return "the result holds no more than float32 numbers; nothing may be cast down on the way"
+            return "the result holds float32 numbers; do not cast down on the way"
     strange = seen - {y.dtype}
-    return f"f is given {_name(strange.pop())} stages" if strange else ""
+    return (
+        f"f is given {_name(strange.pop())} stages; make constants with dtype=y.dtype, or Python numbers"
+        if strange
+        else ""
+    )
 
 
 def _watched(f: Any, seen: set[torch.dtype]) -> Any:
@@ -179,32 +186,34 @@ def complex_(m: Method) -> Iterator[Finding]:
     real = _joined(m.steps(parts, _T, torch.view_as_real(z).reshape(1, 4), count=m.full)).reshape(-1)
     yield held(
         "complex", difference(direct, real), 1e-10, "a complex equation equals its real and imaginary parts",
-        "a complex equation gives other numbers than its real and imaginary parts: conjugated, or a part dropped",
+        "a complex equation gives other numbers than its real and imaginary parts; use no conjugate and no real part",
     )  # fmt: skip
 
 
 @check("device")
 def device(m: Method) -> Iterator[Finding]:
-    """Everything happens where the state is: on a GPU if there is one, else on a pretended accelerator."""
-    if torch.cuda.is_available():
-        y = states(2).cuda()
-        wanted = m.steps(m.system(), _T, states(2), count=m.full)[-1].y
-        got = m.steps(m.system(like=y), _T, y, count=m.full)[-1].y
-        yield held("device", difference(got.cpu(), wanted), 1e-10, "a GPU gives the CPU's numbers", "a GPU differs")
-        return
+    """Everything happens where the state is: on a pretended accelerator, and on a GPU where there is one."""
     try:
         with Accelerator():
             y = Away(states(2))
             made = m.steps(m.system(like=y), _T, y, count=m.full)
-            left = [x for s in made for x in (s.y, s.error) if x is not None and x.device != AWAY]
+            left = any(x.device != AWAY for s in made for x in (s.y, s.error) if x is not None)
     except MixedDevices as mixed:
         yield Finding("device", False, f"{mixed}: write device=y.device where a tensor is made")
         return
-    ok = not left
     yield Finding(
-        "device", ok, "nothing leaves the device of the state (a pretended accelerator)" if ok else
+        "device", not left, "nothing leaves the device of the state (a pretended accelerator)" if not left else
         "the result is on the host although the state is not; write device=y.device where a tensor is made",
     )  # fmt: skip
+    if torch.cuda.is_available():
+        there = states(2).cuda()
+        wanted = m.steps(m.system(), _T, states(2), count=m.full)[-1].y
+        got = m.steps(m.system(like=there), _T, there, count=m.full)[-1].y
+        yield held(
+            "device", difference(got.cpu(), wanted) if got.is_cuda else torch.inf, 1e-10,
+            "a GPU gives the CPU's numbers",
+            "the result is not on the GPU, or differs from the CPU's",
+        )  # fmt: skip
 
 
 def _close(m: Method) -> float:

@@ -7,6 +7,7 @@ of the last axis, with any leading axes; t is a number or a tensor (B, 1).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ class Forced:
     backwards:  the field with time reversed, -f(-t, y); for second order f(-t, y)
     solvable:   df/dy is offered in closed form
     theta:      three numbers on which f depends, which a gradient may be asked for
+    spoil:      what becomes of an evaluation, for systems with something wrong: from number `after` on
     calls:      evaluations, a kick or an explicit part counting as one
     """
 
@@ -34,7 +36,9 @@ class Forced:
     def __init__(
         self, needs: frozenset[str] = frozenset(), *, coupled: bool | None = None, backwards: bool = False,
         theta: Tensor | None = None, like: Tensor | None = None, solvable: bool = False,
+        spoil: Callable[[State], State] | None = None, after: int = 0,
     ) -> None:  # fmt: skip
+        self._spoil, self._sound = spoil, after
         self.second = "second_order" in needs
         self.coupled = not needs & {"separable", "second_order"} if coupled is None else coupled
         self.sign = -1.0 if backwards else 1.0
@@ -65,7 +69,9 @@ class Forced:
         t = self.sign * t
         s = self.exact(t)
         f = self._g(y) - self._g(s.to(y.dtype)) + self._rate(t)
-        return f if self.second else self.sign * f
+        f = f if self.second else self.sign * f
+        self._sound -= 1
+        return f if self._spoil is None or self._sound >= 0 else self._spoil(f)
 
     def _angle(self, t: Time) -> Tensor:
         return self._w * t + self._phi
