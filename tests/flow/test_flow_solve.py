@@ -210,7 +210,7 @@ def test_the_gradient_with_respect_to_start_and_module_is_that_of_the_exact_solu
 @pytest.mark.filterwarnings("ignore:.*so the result may be wrong")
 def test_no_integrator_calls_a_solution_past_its_pole_a_success(name: str, points: int) -> None:
     field, y0 = pole(name)
-    adaptive, tol = on.integrators.get(name).adaptive, 1e-4 if on.integrators.get(name).implicit else 1e-6
+    adaptive, tol = on.integrators.get(name).adaptive, 1e-3 if on.integrators.get(name).implicit else 1e-6
     steps = None if adaptive else 20 if points == 2 else 2
     sol = on.solve(
         field, y0, torch.linspace(0.0, 2.0, points), name, rtol=tol, atol=tol, steps=steps,
@@ -225,7 +225,7 @@ def test_no_integrator_calls_a_solution_past_its_pole_a_success(name: str, point
 
 @pytest.mark.parametrize("name", ["euler", "rk4"])
 def test_a_coarse_run_past_a_pole_is_suspect_with_a_warning(name: str) -> None:
-    with pytest.warns(UserWarning, match="the error is estimated at more than the whole of the state"):
+    with pytest.warns(UserWarning, match="the error is estimated at .* of the state, and the worst step at t = "):
         sol = on.solve(lambda t, y: y**2, torch.ones(1), [0.0, 2.0], integrator=name, steps=2)
     assert sol.status == "suspect"
 

@@ -416,6 +416,32 @@ def test_lm_as_published_does_not_converge_for_a_k_that_is_not_zero():
     assert max(errors) < 1.05 * min(errors)
 
 
+@pytest.mark.parametrize(("name", "order"), [("rodas4", 2), ("ros3p", 3)])
+def test_the_order_of_a_rosenbrock_method_whatever_the_stiffness(name, order):
+    """Prothero & Robinson, y' = l (cos t - y) - sin t, y = cos t: the largest error over l, for it moves with h."""
+    rates = torch.logspace(0, 6, 49, dtype=torch.float64)
+
+    class Driven:
+        def __init__(self):
+            self.workspace = {}
+
+        def __call__(self, t, y):
+            t = torch.as_tensor(t, dtype=torch.float64)
+            return rates.unsqueeze(1) * (torch.cos(t) - y) - torch.sin(t)
+
+        def exact(self, t):
+            return torch.full((49, 1), math.cos(t), dtype=torch.float64)
+
+    f, errors = Driven(), []
+    for steps in (40, 80):
+        y, worst = f.exact(0.0), 0.0
+        for n in range(steps):
+            y = integrators.get(name).step(f, n / steps, y, 1 / steps, (), None).y
+            worst = max(worst, float((y - f.exact((n + 1) / steps)).abs().max()))
+        errors.append(worst)
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
+
+
 def test_every_entry_of_the_library_is_swept():
     kinds = {type(data) for data in LIBRARY.values() if not isinstance(data, Integrator)}
     assert kinds == set(build.registry) - {object, Integrator}  # every family that there is has an entry

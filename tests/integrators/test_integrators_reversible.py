@@ -10,8 +10,10 @@ import pytest
 import torch
 from integrators_wave import Wave, march, start
 
+import odenet
 import odenet.integrators as integrators
 from odenet.errors import BadInput, Incompatible
+from odenet.fields.testset import IVPS
 from odenet.integrators.library.reversible import LIBRARY
 from odenet.integrators.reversible import ReversibleWrapper
 
@@ -234,3 +236,27 @@ def test_a_coupling_or_a_base_that_cannot_be_is_refused():
             ReversibleWrapper(coupling=wrong)
     with pytest.raises(BadInput, match="explicit Runge-Kutta"):
         integrators.resolve(ReversibleWrapper("verlet"))
+
+
+@pytest.mark.parametrize("problem", ["a1", "b2", "c1", "d5"])
+def test_an_adaptive_reversible_run_ends_with_a_status_where_its_two_states_part(problem):
+    """Decay that it cannot follow: without the look at both states these runs end 1e6 tolerances and more away."""
+    given = IVPS[problem]
+    found = odenet.solve(
+        given.f, given.start(), [given.t0, given.t1], integrator="reversible_dopri5", rtol=1e-6,
+        atol=1e-6 * given.floor, max_steps=3000, on_failure="return",
+    )  # fmt: skip
+    assert found.status == "newton_failed"
+    assert "two states of a reversible method differ by" in found.message
+    assert given.t0 < found.t_last < given.t1
+
+
+@pytest.mark.parametrize("problem", ["a4", "b4", "e1", "e5"])
+def test_an_adaptive_reversible_run_without_strong_decay_meets_its_tolerance(problem):
+    given = IVPS[problem]
+    found = odenet.solve(
+        given.f, given.start(), [given.t0, given.t1], integrator="reversible_dopri5", rtol=1e-6,
+        atol=1e-6 * given.floor,
+    )  # fmt: skip
+    assert found.status == "success"
+    assert given.error(found.y[-1]) < 1e-5

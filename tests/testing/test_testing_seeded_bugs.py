@@ -205,7 +205,7 @@ def _data_cut(self, f, t, y, h, carry, coef):
 
 
 def _float_of_h(self, f, t, y, h, carry, coef):
-    size = float(h) if not isinstance(h, torch.Tensor) or h.dim() == 0 else h
+    size = float(h.detach()) if isinstance(h, torch.Tensor) and h.dim() == 0 else h
     k1 = f(t, y)
     return Step(y + size / 2 * (k1 + f(t + size, y + size * k1)), None, ())
 
@@ -413,9 +413,4 @@ def test_the_bug_is_found_by_the_check_that_looks_for_it(bug: str) -> None:
     plug_in, check = BUGS[bug]
     report = check_integrator(plug_in)
     assert check in {f.check for f in report.failures}, report.table()
-
-
-def test_the_report_of_every_bug_says_what_to_do_in_whole_sentences() -> None:
-    for plug_in, _ in BUGS.values():
-        for f in check_integrator(plug_in, light=True).failures:
-            assert "raised" in f.sentence or ADVICE.search(f.sentence), f
+    assert all(ADVICE.search(f.sentence) for f in report.failures if f.check == check), report.table()

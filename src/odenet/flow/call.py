@@ -34,9 +34,9 @@ from .told import Calling, Perturbed
 from .watch import Watch
 
 METHODS = {
-    "dopri5": "dopri5", "dopri8": "dopri8", "bosh3": "bosh3", "fehlberg2": "fehlberg2", "adaptive_heun": "heun_euler",
-    "tsit5": "tsit5", "euler": "euler", "midpoint": "midpoint", "heun2": "heun", "heun3": "heun3", "rk4": "rk4_38",
-    "explicit_adams": "ab4", "implicit_adams": "abm4", "fixed_adams": "abm4",
+    "dopri5": "dopri5_shampine", "dopri8": "dopri8", "bosh3": "bosh3", "fehlberg2": "fehlberg2",
+    "adaptive_heun": "heun_euler", "tsit5": "tsit5", "euler": "euler", "midpoint": "midpoint", "heun2": "heun",
+    "heun3": "heun3", "rk4": "rk4_38", "explicit_adams": "ab4", "implicit_adams": "abm4", "fixed_adams": "abm4",
 }  # fmt: skip
 FIXED = frozenset({"step_size", "grid_constructor", "interp", "perturb"})
 ADAPTIVE = frozenset({

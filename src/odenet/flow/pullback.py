@@ -250,6 +250,8 @@ class Replay(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g, *_):  # type: ignore[no-untyped-def, override]
         march, record, saved = ctx.march, ctx.record, ctx.saved_tensors
+        if g is None:  # the states were not used
+            return (None,) * (6 + len(saved) - ctx.kept)
         kept, (y0, *values) = saved[: ctx.kept], saved[ctx.kept :]
         theta, own = dict(zip(ctx.names, values)), values[len(ctx.names) :]
         with torch.set_grad_enabled(transformed()):

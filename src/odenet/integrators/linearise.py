@@ -122,7 +122,7 @@ class RealView:
         self._f, self._shape = f, shape
         self.tolerance = getattr(f, "tolerance", None)
         self.workspace: dict[str, Any] = getattr(f, "workspace", {})
-        self.counts: Counter[str] = getattr(f, "counts", Counter())
+        self.counts = getattr(f, "counts", Counter())
 
     def __call__(self, t: Time, x: State) -> State:
         value = self._f(t, torch.complex(x[..., 0], x[..., 1]).reshape(self._shape))

@@ -9,10 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import BadInput, Incompatible
+from ..errors import BadInput, Incompatible, StepFailed
 from ..types import Carry, Params, State, Step, Time
+from .adaptive import scaled_norm
 from .base import Facts, Integrator, build, facts_of, later, verify
 from .runge_kutta import RungeKutta
+from .stages import transformed
+
+APART = 1e3  # tolerances between the two states of an adaptive reversible method, which both are the solution
 
 
 class AsynchronousLeapfrog(Integrator):
@@ -58,7 +62,8 @@ class ReversibleWrapper:
     component with rate -lambda is damped only while h lambda < -log l (about 1 - l); beyond, y - z grows like
     exp(lambda t), as in every method that remembers everything. With the coupling nearer to 0 more is damped and
     less can be recovered. Oscillations are stable nearly as far as for the base.
-    An adaptive base gives the error estimate of Psi_h(t, z). McCallum & Foster 2024.
+    An adaptive base gives the error estimate of Psi_h(t, z), and where y and z are far apart the step is refused with
+    StepFailed. McCallum & Foster 2024.
     Raises BadInput for a coupling outside (0, 1].
     """
 
@@ -90,9 +95,15 @@ class Reversible(Integrator):
     ) -> Step:
         """One step; `estimate=False` leaves out the error."""
         z = carry[0] if carry else y
+        watched = estimate and self.adaptive and bool(carry)
+        if watched:  # no step size helps once they are, so the run ends
+            _refuse_apart(f, t, h, y, z, APART)
         there = self.base.step(f, t, z, h, (), None, estimate)
         new = self.coupling * (y - z) + there.y  # l y + (1 - l) z + (there - z)
-        return Step(new, there.error, (z - self._back(f, t, h, new),), (), there.order)
+        after = z - self._back(f, t, h, new)
+        if watched:
+            _refuse_apart(f, t, h, new, after, 10 * APART)
+        return Step(new, there.error, (after,), (), there.order)
 
     def undo(self, f: Any, t: Time, y: State, h: Time, carry: Carry, coef: Params | None) -> Step:
         """z from z', then y from y'. Raises Incompatible without the carry."""
@@ -121,6 +132,18 @@ class Reversible(Integrator):
     def _back(self, f: Any, t: Time, h: Time, y: State) -> State:
         """Psi_{-h}(t + h, y)."""
         return self.base.step(f, t + h, y, -h, (), None, False).y - y
+
+
+def _refuse_apart(f: Any, t: Time, h: Time, y: State, z: State, most: float) -> None:
+    """Raise StepFailed where y and z, both of them the solution, differ by more than so many tolerances."""
+    if getattr(f, "tolerance", None) is None or isinstance(h, Tensor) or transformed():
+        return
+    gap = float(scaled_norm((y - z).detach(), y.detach(), z.detach(), *f.tolerance))
+    if gap > most:
+        raise StepFailed(
+            f"the two states of a reversible method differ by {gap:.3g} tolerances at t = {float(t):.6g}: something is "
+            'damped faster than such methods can follow, or the solution ends there; choose one such as "dopri5".'
+        )
 
 
 def _half(h: Time, y: State) -> Time:

@@ -15,7 +15,7 @@ from .method import CHECKS, Method, carried_out, instance
 from .report import Finding, Report
 
 _FAMILIES = (memory, accuracy, noise, derivatives, samples, conduct)  # importing them fills CHECKS
-_DEAR = frozenset({"order", "torch.func"})  # left out of a light report
+_DEAR = frozenset({"order", "error terms", "torch.func"})  # left out of a light report
 _SETTLING = "result"  # without a proper result nothing else can be looked at
 
 
@@ -23,8 +23,8 @@ def check_integrator(obj: Any, *, light: bool = False) -> Report:
     """Hold an integrator against its claims and the contract of `Integrator.step`; about half a second.
 
     obj:    a registered name, coefficients (Tableau, ...), an Integrator, or a class of one without arguments
-    light:  half the time: without torch.func, without marches over [0, 1] for the order of one-step methods, which
-            their single steps show too, and without verifying once more what registration has verified
+    light:  half the time: without torch.func, without marches over [0, 1] and series of errors for the order of
+            one-step methods, which their smallest steps show too, and without verifying a registered name again
     Order on several problems, error estimate, stability function, consistency, gradients, batches, dtypes, devices,
     purity, memory, reversibility, symplecticity, negative steps, stages and conduct on failure. Choose it while you
     write a plug-in; `odenet check package:Object` prints the same. Raises BadInput for what is no integrator.

@@ -50,6 +50,6 @@ LIBRARY: dict[str, Any] = {
         order_low=3,
         substituted=True,
         cite="Hairer & Wanner 1996, RODAS",
-        when="Stiff systems up to some hundred equations at medium tolerances, the Jacobian being cheap.",
+        when="Stiff systems up to some hundred equations at medium tolerances; driven stiff parts see order 2.",
     ),
 }
