@@ -14,7 +14,7 @@ from torch import Tensor
 
 import odenet as on
 from odenet.fields.testset import random_problems
-from odenet.flow.defect import MOST, Defect, quadratures
+from odenet.flow.defect import MOST, Defect, quadratures, sample
 
 D = torch.float64
 
@@ -31,7 +31,7 @@ def fed(times: list[float], states: list[Tensor], slopes: list[Tensor], window: 
     found = Defect()
     for a in range(0, len(times) - 1, window):
         b = min(a + window, len(times) - 1) + 1
-        found.feed(times[a:b], states[a:b], slopes[a:b])
+        found.feed(times[a:b], [sample(y) for y in states[a:b]], [sample(f) for f in slopes[a:b]])
     return found
 
 

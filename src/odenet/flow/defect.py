@@ -21,7 +21,7 @@ from ..types import State
 
 NODES = 4  # slopes that a quadrature goes through
 REST = 0.03  # of the largest state of the run: an end smaller than that is not what errors are measured by
-MOST = 4096  # entries that are looked at, spread evenly over a larger state
+MOST = 128  # entries that are looked at, spread evenly over a larger state
 STEEP = 3.0  # growth or decay by more than e^3 in a step is not believed
 
 
@@ -43,13 +43,14 @@ class Defect:
         """|e| / (|y| + REST max |y|) at the end of the last window."""
         if self._error is None:
             return 0.0
-        size = float(np.linalg.norm(self._error)) / (self._end + REST * self._largest + 1e-300)
+        with np.errstate(over="ignore", invalid="ignore"):
+            size = float(np.linalg.norm(self._error)) / (self._end + REST * self._largest + 1e-300)
         return size if math.isfinite(size) else math.inf
 
     def feed(self, times: Sequence[float], states: Sequence[State], slopes: Sequence[State]) -> None:
-        """N + 1 nodes, the first being the last one of the window before."""
+        """N + 1 nodes as `sample` gives them, the first being the last one of the window before."""
         with np.errstate(over="ignore", invalid="ignore"):
-            self._feed(list(times), *np.split(_some([*states, *slopes]), 2))
+            self._feed(list(times), *np.split(torch.stack([*states, *slopes]).double().cpu().numpy(), 2))
 
     def _feed(self, times: list[float], y: Any, f: Any) -> None:
         begin, knots = len(self._times), self._times + times
@@ -71,16 +72,17 @@ class Defect:
         self._times, self._slopes = knots[:-1][1 - NODES :], f[:-1][1 - NODES :]
 
 
-def _some(nodes: Sequence[State]) -> Any:
-    """The same entries of every node on the host, (N, M)."""
-    if nodes[0].is_complex():
-        nodes = [torch.view_as_real(x) for x in nodes]
-    size = nodes[0].numel()
+def sample(x: State) -> State:
+    """At most MOST entries of a state, always the same ones, real."""
+    if x.is_complex():
+        x = torch.view_as_real(x.resolve_conj())
+    size = x.numel()
+    if size <= MOST:
+        return x.reshape(-1)
     stride = -(-size // MOST)
-    while math.gcd(stride, size) > 1 < stride:  # else it would pick the same component of every sample
+    while math.gcd(stride, size) > 1:  # else it would pick the same component of every sample
         stride += 1
-    rows = [x.reshape(-1)[::stride] for x in nodes] if stride > 1 else list(nodes)
-    return torch.stack(rows).reshape(len(nodes), -1).double().cpu().numpy()
+    return x.reshape(-1)[::stride].clone()
 
 
 def _carried(error: Any, steps: Sequence[float], moves: Any, turns: Any, missed: Any) -> Any:
@@ -90,20 +92,22 @@ def _carried(error: Any, steps: Sequence[float], moves: Any, turns: Any, missed:
     widths = (across * across).sum(1)
     if not np.isfinite(squares + turned + widths).all():
         return np.full_like(error, math.inf)
-    for h, u, w, d, square, turn, width in zip(
-        steps, moves, across, missed, squares.tolist(), turned.tolist(), widths.tolist()
+    frames = np.stack((moves, across), 1)
+    for h, frame, d, square, turn, width in zip(
+        steps, frames, missed, squares.tolist(), turned.tolist(), widths.tolist()
     ):
         if square > 0:
             mu, speed = min(max(h * turn / square, -STEEP), STEEP), math.sqrt(width / square)
             decay, c, s = math.exp(min(mu, 0.0)), math.cos(h * speed), math.sin(h * speed)
-            x, y = float(error @ u) / square, float(error @ w) / width if width > 0 else 0.0
+            along, beside = (frame @ error).tolist()
+            x, y = along / square, beside / width if width > 0 else 0.0
             grown = math.exp(mu)
             aside = x * s / speed if speed > 0 else 0.0
-            error = (
-                decay * error
-                + (x * (grown * c - decay) - y * grown * s * speed) * u
-                + (y * (grown * c - decay) + grown * aside) * w
-            )
+            error = decay * error
+            error += (
+                x * (grown * c - decay) - y * grown * s * speed,
+                y * (grown * c - decay) + grown * aside,
+            ) @ frame
         error = error + d
     return error
 

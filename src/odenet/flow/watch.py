@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from ..fields import Rhs
 from ..integrators import Integrator
 from ..types import State, Step
-from .defect import Defect
+from .defect import Defect, sample
 from .march import CLOCK
 from .record import Mark
 from .state import all_finite
@@ -22,6 +21,7 @@ SUSPECT = 0.07  # of the state: an estimated error above it
 UNSTABLE = 1.0  # h times the Lipschitz constant, of methods that show no slopes; they turn unstable between 1 and 3
 TOGETHER = 16  # steps that are looked at with one host sync, where the state is small
 HELD = 2**17  # entries of states held for that
+JUDGED = 64  # steps whose error is estimated together
 
 
 class Watch:
@@ -44,8 +44,10 @@ class Watch:
         self._defect = Defect()
         self._second = "second_order" in integrator.needs
         self._silent = integrator.implicit or bool(integrator.needs & {"noise", "separable", "split", "linear"})
-        self._window: list[tuple[Mark, Tensor, Tensor | None, Rhs]] = []
-        self._latest: tuple[float, Tensor, Rhs] | None = None
+        self._window: list[tuple[Mark, Tensor]] = []
+        self._nodes: list[tuple[float, Tensor, Tensor]] = []
+        self._unjudged = 0
+        self._latest: tuple[Mark, Tensor, float, Tensor, Rhs] | None = None
         self._t_last = t0
         self._bar = _Bar(t0, t1) if progress else None
 
@@ -53,6 +55,7 @@ class Watch:
         """Forget the run so far; it begins again."""
         self.times, self.states = self.times[:1], [y0.detach()]
         self._window, self._latest, self._t_last = [], None, self.times[0]
+        self._nodes, self._unjudged = [], 0
         self._defect, self.worst = Defect(), 0.0
 
     @property
@@ -70,37 +73,45 @@ class Watch:
         if not self.fixed:
             self._t_last = t
             return ""
-        self._window.append((mark, before.detach(), step.slopes[0].detach() if step.slopes else None, rhs))
-        self._latest = (t, y, rhs)
-        return self._look() if mark.stops or mark.crossings or len(self._window) > self._together else ""
+        before = before.detach()
+        self._window.append((mark, before))
+        self._latest = (mark, before, t, y, rhs)
+        why = ""
+        if mark.stops or mark.crossings or len(self._window) > self._together:
+            why = self._look()
+        if not (why or self._silent):
+            if step.slopes and not self._second:
+                self._nodes.append(self._in_own_time(mark.t, before, step.slopes[0].detach(), rhs))
+            self._unjudged += 1
+            if self._unjudged > JUDGED:
+                self._judge()
+        return why
 
     def settle(self) -> str:
         """Look at the last steps; the run is over."""
-        if not self._window or self._latest is None:
+        if self._latest is None:
             return ""
-        if why := self._look():
+        if self._window and (why := self._look()):
             return why
-        rhs = self._latest[2]
+        rhs = self._latest[-1]
         before = rhs.halves
-        self._judge(last=True)
+        if self._unjudged and not self._silent:
+            self._judge(last=True)
         self.halves += rhs.halves - before
         return ""
 
     def _look(self) -> str:
-        """Whether a state since the last look was not finite; once enough steps came together, how coarse they were."""
+        """Whether a state since the last look was not finite."""
         assert self._latest is not None
-        t, y, rhs = self._latest
+        _, _, t, y, _ = self._latest
+        window, self._window = self._window, []
         if not all_finite(y):
-            return self._first_bad([*self._window, (self._window[-1][0]._replace(t=t), y, None, rhs)])
+            return self._first_bad([*window, (window[-1][0]._replace(t=t), y)])
         self._t_last = t
-        if len(self._window) > self._together:
-            self._judge()
-            self._window = self._window[-1:]
         return ""
 
-    def _first_bad(self, window: list[tuple[Mark, Tensor, Tensor | None, Rhs]]) -> str:
-        self._window = []
-        for mark, y, *_ in window:
+    def _first_bad(self, window: list[tuple[Mark, Tensor]]) -> str:
+        for mark, y in window:
             if not all_finite(y):
                 self.bad = y
                 break
@@ -108,39 +119,41 @@ class Watch:
         while self.keep and (self._t_last - self.times[-1]) * window[0][0].h < 0:
             self.times.pop()
             self.states.pop()
+        self._latest = None
         return "non_finite"
 
     @torch.no_grad()
     def _judge(self, last: bool = False) -> None:
         """Estimate the error from slopes that the steps evaluated; only at the end of the run one more is needed."""
-        if self._silent or self._latest is None:
+        assert self._latest is not None
+        mark, before, t, y, rhs = self._latest
+        self._unjudged = 1
+        if not self._nodes:  # slopes that are not shown cost two evaluations
+            self._compare(self._in_own_time(mark.t, before, None, rhs), self._in_own_time(t, y, None, rhs))
             return
-        t, y, rhs = self._latest
-        nodes = [(mark.t, *node) for mark, *node in self._window]
-        if last:
-            nodes.append((t, y, None, rhs))
-        shown = not self._second and all(slope is not None for _, _, slope, _ in nodes[:-1])
-        times, states, slopes = zip(*(self._in_own_time(*node) for node in nodes[0 if shown else -2 :]))
-        if len(states) > 1:
-            (self._defect.feed if shown else self._compare)(times, states, slopes)
+        nodes = [*self._nodes, self._in_own_time(t, y, None, rhs)] if last else self._nodes
+        self._defect.feed(*zip(*nodes))
+        self._nodes = nodes[-1:]
 
     def _in_own_time(self, t: float, y: Tensor, slope: Tensor | None, rhs: Rhs) -> tuple[float, Tensor, Tensor]:
-        """Time, state and slope of a node; the march counts intervals where the grid has a gradient."""
+        """Time, state and slope of a node, or a sample of their entries; the march counts intervals where the grid has
+        a gradient.
+        """
         slope = rhs(t, y) if slope is None else slope
         clock = rhs.weights(t).get(CLOCK)
-        if clock is None:
-            return t, y, slope
-        start, width, n = clock.tolist()
-        return start + (t - n) * width, y, slope / width ** (2 if self._second else 1)
+        if clock is not None:
+            start, width, n = clock.tolist()
+            t, slope = start + (t - n) * width, slope / width ** (2 if self._second else 1)
+        return t, sample(y), sample(slope)
 
-    def _compare(self, times: Sequence[float], states: Sequence[Tensor], slopes: Sequence[Tensor]) -> None:
+    def _compare(self, one: tuple[float, Tensor, Tensor], two: tuple[float, Tensor, Tensor]) -> None:
         """h |f(y1) - f(y0)| / |y1 - y0|, the local h * Lipschitz constant, where the state moves visibly."""
-        turned, moved, size = _norms(slopes[1] - slopes[0], states[1] - states[0], states[0])
-        h = times[1] - times[0]
+        (t, y, f), h = one, two[0] - one[0]
+        turned, moved, size = _norms(two[2] - f, two[1] - y, y)
         value = abs(h) ** (2 if self._second else 1) * turned / max(moved, VISIBLE * size, 1e-300)
         value = math.inf if math.isnan(value) else math.sqrt(value) if self._second else value
         if value > self.worst:
-            self.worst, self.where = value, (times[0], h)
+            self.worst, self.where = value, (t, h)
 
     def verdict(self) -> str:
         """The status of a run with fixed steps that reached its end."""
