@@ -17,10 +17,20 @@ def place(bench: str, ending: str = "json") -> Path:
     return RESULTS / f"{bench}-{datetime.now():%Y%m%d-%H%M%S}.{ending}"
 
 
+def rows_on_lines(found: dict[str, Any]) -> str:
+    """JSON in which every row of a table is one line."""
+    lines = []
+    for key, value in found.items():
+        table = isinstance(value, list) and value and isinstance(value[0], dict)
+        text = "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]" if table else json.dumps(value)
+        lines.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
 def save(bench: str, found: dict[str, Any]) -> Path:
     """Write what was found, and say where."""
     path = place(bench)
     about = {k: v for k, v in made().items() if k != "measure"}
-    path.write_text(json.dumps({"bench": bench, **about, **found}, indent=1) + "\n")
+    path.write_text(rows_on_lines({"bench": bench, **about, **found}))
     print(f"\nwritten: {path}")
     return path

@@ -95,7 +95,7 @@ def _key(name: str) -> str:
 
 def _tensor(t: Time, y: State) -> Tensor:
     """The time as a 0-dim tensor of the real dtype of y."""
-    return t if isinstance(t, Tensor) else torch.tensor(t, dtype=y.real.dtype, device=y.device)
+    return t if isinstance(t, Tensor) else torch.scalar_tensor(t, dtype=y.real.dtype, device=y.device)
 
 
 def wrap(f: Callable[..., Tensor] | nn.Module, *, axis: int = -1, tensor_time: bool = False) -> Field:

@@ -83,6 +83,7 @@ class Call:
         self.field = field
         self.times = times_of(t) if event_fn is None else self._waiting()
         self.start = self._started()
+        self.substeps = 1  # per interval of the knots
         self.knots = self._grid()
 
     # ---- arguments -----------------------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ class Call:
         return float(given) if not isinstance(given, Tensor) or given.numel() == 1 else given.detach()
 
     def _slope(self, t: Time, y: State) -> State:
-        clock = t if isinstance(t, Tensor) else torch.tensor(t, dtype=self.t.dtype, device=self.t.device)
+        clock = t if isinstance(t, Tensor) else torch.scalar_tensor(t, dtype=self.t.dtype, device=self.t.device)
         if self.form is None:
             return self.func(clock, y)
         return self.form.flat(self.func(clock, self.form.nest(y)))
@@ -123,7 +124,12 @@ class Call:
             if grid[0] != self.times[0] or grid[-1] != self.times[-1]:
                 raise BadInput(f"grid_constructor returned a grid from {grid[0]} to {grid[-1]}; it has the ends of t.")
             return grid
-        return self.times if size is None else _equal(self.times[0], self.times[-1], float(size))
+        if size is None:
+            return self.times
+        if not self.clocked and (count := _whole(self.times, float(size))):
+            self.substeps = count
+            return self.times
+        return _equal(self.times[0], self.times[-1], float(size))
 
     def _started(self) -> Tensor:
         """y0, which follows the flow where an event is waited for from a start that has a gradient."""
@@ -152,7 +158,7 @@ class Call:
             limit = int(options.get("max_num_steps", ATTEMPTS if finder is None else 10 * ATTEMPTS))
             tolerance = Tolerance(self.rtol, self.atol, limit, control, first)
         stops: Sequence[float] = [s for s in self.times if s not in set(self.knots)] if self.adaptive else ()
-        substeps = 1
+        substeps = self.substeps
         if self.clocked:
             theta = {CLOCK: clock(self._differentiable_grid())}
             field, knots, stops = Clocked(self.field), [float(n) for n in range(len(knots))], ()
@@ -351,6 +357,12 @@ def _equal(start: float, end: float, size: float) -> list[float]:
     count = math.ceil(abs(end - start) / size - 1e-9)
     sign = math.copysign(1.0, end - start)
     return [*(start + sign * size * i for i in range(count)), end]
+
+
+def _whole(times: Sequence[float], size: float) -> int:
+    """How many steps of this size fill every interval of the times; 0 where they do not, or not equally many."""
+    counts = [abs(b - a) / size if size > 0 else math.nan for a, b in pairwise(times)]
+    return round(counts[0]) if all(c > 0.5 and abs(c - round(counts[0])) < 1e-4 for c in counts) else 0
 
 
 def rms(x: Tensor) -> float:
