@@ -48,9 +48,11 @@ class Defect:
         return size if math.isfinite(size) else math.inf
 
     def feed(self, times: Sequence[float], states: Sequence[State], slopes: Sequence[State]) -> None:
-        """N + 1 nodes as `sample` gives them, the first being the last one of the window before."""
+        """N + 1 nodes, whole or as `sample` gives them, the first being the last one of the window before."""
+        rows = _real(torch.stack([*states, *slopes])).reshape(2 * len(times), -1)
+        rows = rows[:, :: _stride(rows.shape[1])].detach().double().cpu()
         with np.errstate(over="ignore", invalid="ignore"):
-            self._feed(list(times), *np.split(torch.stack([*states, *slopes]).double().cpu().numpy(), 2))
+            self._feed(list(times), *np.split(rows.numpy(), 2))
 
     def _feed(self, times: list[float], y: Any, f: Any) -> None:
         begin, knots = len(self._times), self._times + times
@@ -73,16 +75,21 @@ class Defect:
 
 
 def sample(x: State) -> State:
-    """At most MOST entries of a state, always the same ones, real."""
-    if x.is_complex():
-        x = torch.view_as_real(x.resolve_conj())
-    size = x.numel()
-    if size <= MOST:
-        return x.reshape(-1)
+    """A copy of at most MOST entries of a state, always the same ones, real."""
+    flat = _real(x.detach()).reshape(-1)
+    return flat[:: _stride(len(flat))].clone()
+
+
+def _real(x: State) -> State:
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
+@lru_cache(maxsize=64)
+def _stride(size: int) -> int:
     stride = -(-size // MOST)
-    while math.gcd(stride, size) > 1:  # else it would pick the same component of every sample
+    while math.gcd(stride, size) > 1 < stride:  # else it would pick the same component of every sample
         stride += 1
-    return x.reshape(-1)[::stride].clone()
+    return stride
 
 
 def _carried(error: Any, steps: Sequence[float], moves: Any, turns: Any, missed: Any) -> Any:

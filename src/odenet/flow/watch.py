@@ -22,6 +22,7 @@ UNSTABLE = 1.0  # h times the Lipschitz constant, of methods that show no slopes
 TOGETHER = 16  # steps that are looked at with one host sync, where the state is small
 HELD = 2**17  # entries of states held for that
 JUDGED = 64  # steps whose error is estimated together
+LARGE = 2**13  # entries of a state above which a sample of them is kept for that
 
 
 class Watch:
@@ -47,6 +48,7 @@ class Watch:
         self._window: list[tuple[Mark, Tensor]] = []
         self._nodes: list[tuple[float, Tensor, Tensor]] = []
         self._unjudged = 0
+        self._clocked: bool | None = None
         self._latest: tuple[Mark, Tensor, float, Tensor, Rhs] | None = None
         self._t_last = t0
         self._bar = _Bar(t0, t1) if progress else None
@@ -64,7 +66,9 @@ class Watch:
         return self._t_last
 
     def __call__(self, mark: Mark, before: State, step: Step, rhs: Rhs) -> str:
-        t, y = mark.t + mark.h, step.y.detach()
+        t, y = mark.t + mark.h, step.y
+        if y.requires_grad:
+            y = y.detach()
         if self._bar is not None:
             self._bar.show(t)
         if self.keep:
@@ -73,7 +77,6 @@ class Watch:
         if not self.fixed:
             self._t_last = t
             return ""
-        before = before.detach()
         self._window.append((mark, before))
         self._latest = (mark, before, t, y, rhs)
         why = ""
@@ -81,7 +84,7 @@ class Watch:
             why = self._look()
         if not (why or self._silent):
             if step.slopes and not self._second:
-                self._nodes.append(self._in_own_time(mark.t, before, step.slopes[0].detach(), rhs))
+                self._nodes.append(self._node(mark.t, before, step.slopes[0], rhs))
             self._unjudged += 1
             if self._unjudged > JUDGED:
                 self._judge()
@@ -129,22 +132,22 @@ class Watch:
         mark, before, t, y, rhs = self._latest
         self._unjudged = 1
         if not self._nodes:  # slopes that are not shown cost two evaluations
-            self._compare(self._in_own_time(mark.t, before, None, rhs), self._in_own_time(t, y, None, rhs))
+            self._compare(self._node(mark.t, before, rhs(mark.t, before), rhs), self._node(t, y, rhs(t, y), rhs))
             return
-        nodes = [*self._nodes, self._in_own_time(t, y, None, rhs)] if last else self._nodes
+        nodes = [*self._nodes, self._node(t, y, rhs(t, y), rhs)] if last else self._nodes
         self._defect.feed(*zip(*nodes))
         self._nodes = nodes[-1:]
 
-    def _in_own_time(self, t: float, y: Tensor, slope: Tensor | None, rhs: Rhs) -> tuple[float, Tensor, Tensor]:
-        """Time, state and slope of a node, or a sample of their entries; the march counts intervals where the grid has
-        a gradient.
+    def _node(self, t: float, y: Tensor, slope: Tensor, rhs: Rhs) -> tuple[float, Tensor, Tensor]:
+        """Time, state and slope, of a large state some entries; the march counts intervals where the grid has a
+        gradient.
         """
-        slope = rhs(t, y) if slope is None else slope
-        clock = rhs.weights(t).get(CLOCK)
-        if clock is not None:
-            start, width, n = clock.tolist()
+        if self._clocked is None:
+            self._clocked = CLOCK in rhs.weights(t)
+        if self._clocked:
+            start, width, n = rhs.weights(t)[CLOCK].tolist()
             t, slope = start + (t - n) * width, slope / width ** (2 if self._second else 1)
-        return t, sample(y), sample(slope)
+        return (t, sample(y), sample(slope)) if y.numel() > LARGE else (t, y, slope)
 
     def _compare(self, one: tuple[float, Tensor, Tensor], two: tuple[float, Tensor, Tensor]) -> None:
         """h |f(y1) - f(y0)| / |y1 - y0|, the local h * Lipschitz constant, where the state moves visibly."""
