@@ -354,7 +354,9 @@ def test_unknown_options_of_the_adjoint_warn_once_and_early() -> None:
 def test_a_backward_solve_that_fails_says_which_one_it_was() -> None:
     options = {"max_num_steps": 3}
     y = on.odeint_adjoint(Turning(), torch.ones(3, 2), torch.tensor([0.0, 5.0]), adjoint_options=options)
-    with pytest.raises(SolveFailed, match=r"the adjoint equations of 'dopri5_shampine' stopped at t = .* odeint needs no such"):
+    with pytest.raises(
+        SolveFailed, match=r"the adjoint equations of 'dopri5_shampine' stopped at t = .* odeint needs no such"
+    ):
         y.sum().backward()
     with pytest.raises(Incompatible, match="needs a linear field"):
         on.odeint(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0]), method="etdrk4", options={"step_size": 0.1})

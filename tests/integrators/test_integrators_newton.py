@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from odenet.errors import Incompatible, StepFailed
 from odenet.integrators import jacobian as jacobians
 from odenet.integrators.krylov import gmres
 from odenet.integrators.newton import KAPPA, solve
-from odenet.integrators.stages import Stages, recall, with_extras
+from odenet.integrators.stages import OLD, Stages, recall, with_extras
 
 GAUSS = ((0.25, 0.25 - math.sqrt(3) / 6), (0.25 + math.sqrt(3) / 6, 0.25))
 
@@ -152,14 +153,17 @@ def test_gmres_solves_several_systems_at_once_also_one_that_is_zero_and_one_that
 # ---- reuse
 
 
-def test_a_jacobian_serves_many_solves_and_its_factors_as_long_as_h_is_the_same():
+def test_a_jacobian_serves_solves_with_h_up_to_twice_as_long_and_its_factors_while_h_is_the_same():
     a = -_double(3, 3) @ _double(3, 3).T
     f, y = with_extras(lambda t, y: y @ a.T), _double(5, 3)
-    for h, lu in ((0.3, 1), (0.3, 1), (0.1, 2), (0.1, 2), (0.3, 3)):
+    for h, lu, renewed in ((0.3, 1, 1), (0.3, 1, 1), (0.2, 2, 1), (0.2, 2, 1), (0.3, 3, 1), (0.1, 4, 2), (0.2, 5, 2)):
         k = _one(f, y, h)
         assert (k - f(0.1, y + h / 2 * k)).abs().max() < 1e-13
-        assert (f.counts["jacobians"], f.counts["lu"]) == (1, lu)
-    assert f.counts["newton"] <= 10  # a linear problem: one update, and one that shows that it was enough
+        assert (f.counts["jacobians"], f.counts["lu"]) == (renewed, lu)
+    for _ in range(OLD + 1):
+        _one(f, y, 0.2)
+    assert f.counts["jacobians"] == 3
+    assert f.counts["newton"] <= 2 * (OLD + 8)  # a linear problem: one update, and one that shows that it was enough
 
 
 def test_slow_contraction_renews_the_jacobian():
@@ -332,3 +336,24 @@ def test_second_derivatives_raise_a_sentence_rather_than_be_wrong(differentiate,
     f = Mix()
     with pytest.raises(Incompatible, match="second derivatives through an implicit step are not available"):
         differentiate(lambda y: stages(f, y), _double(3))
+
+
+def test_a_jacobian_from_a_fast_transient_does_not_serve_the_long_steps_after_it():
+    """Van der Pol, mu = 1e6: with it the updates are small whatever the residual, and nothing is solved."""
+    mu, t, y = 1e6, 840222.0, torch.tensor([-1.9777555153811375, 6.80e-07], dtype=torch.float64)
+
+    class Oscillator:
+        tolerance, jacobian, workspace, counts = (1e-6, 1e-12), None, {}, Counter()
+
+        def __call__(self, t, y):
+            return torch.stack((y[1], mu * (1 - y[0] ** 2) * y[1] - y[0]))
+
+    f, h = Oscillator(), 7.3e3
+    memory = recall(f, y)
+    memory.renew(torch.tensor([[[0.0, 1.0], [-1.78e12, -2.29e6]]], dtype=torch.float64), 1e-4)
+    memory.eta = 0.06
+    k = _one(f, y, h, t, 1.0, start=torch.tensor([[6.8e-07, 0.0]], dtype=torch.float64))
+    new = y + h * k
+    slow = new[0] / (mu * (1 - new[0] ** 2))
+    assert float(new[1]) == pytest.approx(float(slow), rel=1e-4)
+    assert f.counts["jacobians"] == 1

@@ -102,11 +102,11 @@ def _search(watched: _Watched, start: Tensor, zero: Tensor, memory: Memory) -> T
 def _attempts(watched: _Watched, start: Tensor, zero: Tensor, memory: Memory) -> Iterator[_Outcome]:
     """With the remembered Jacobian, with a new one, and in a fixed step with one per stage and iteration."""
     stages = watched.stages
-    if stages.dense and memory.blocks is not None and not memory.slow:
+    if stages.dense and memory.serves(stages.h):
         yield _chord(watched, start, memory)
     for guess in (start,) if start is zero else (start, zero):
         if stages.dense:
-            memory.renew(stages.first_slope(guess))
+            memory.renew(stages.first_slope(guess), stages.h)
         yield (tried := _chord(watched, guess, memory))
         if tried.finite:
             if stages.dense and stages.f.tolerance is None:

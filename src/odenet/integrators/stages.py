@@ -44,18 +44,39 @@ def transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+OLD = 60  # solves after which a Jacobian is renewed
+REACH = 2.0  # factor of h within which a Jacobian serves other steps than its own
+
+
 @dataclass
 class Memory:
-    """What one run reuses: a Jacobian, its factors by (what, h), and how fast the last iteration contracted."""
+    """What one run reuses: a Jacobian, its factors by (what, h), and how fast the last iteration contracted.
+
+    A Jacobian from a fast transient makes the updates of a long step after it small whatever the residual, so that the
+    iteration seems to have converged: small updates alone do not vouch for it. It is renewed where h has left its
+    reach, and when it is old.
+    """
 
     blocks: Tensor | None = None  # (nb, n, n)
     eta: float = 1.0
     slow: bool = False
     factors: dict[Any, tuple[Time, Factors]] = field(default_factory=dict)
+    h: Time = 0.0  # of the step that the Jacobian was evaluated for
+    age: int = 0
 
-    def renew(self, blocks: Tensor) -> None:
+    def renew(self, blocks: Tensor, h: Time) -> None:
         """Replace the Jacobian."""
-        self.blocks, self.slow, self.factors = blocks, False, {}
+        self.blocks, self.slow, self.factors, self.h, self.age = blocks, False, {}, h, 0
+
+    def serves(self, h: Time) -> bool:
+        """Whether the Jacobian is good enough for a solve with step size h."""
+        if self.blocks is None or self.slow or self.age >= OLD:
+            return False
+        self.age += 1
+        if not isinstance(h, Tensor) and not isinstance(self.h, Tensor):
+            return abs(self.h) <= REACH * abs(h) and abs(h) <= REACH * abs(self.h)
+        now, then = torch.as_tensor(h).detach().abs(), torch.as_tensor(self.h).detach().abs()
+        return bool(((then <= REACH * now) & (now <= REACH * then)).all())
 
     def factorised(self, f: Any, what: Any, h: Time, matrix: Callable[[], Tensor]) -> Factors:
         """The factors of `matrix()`, the kept ones where the step size is the same."""
