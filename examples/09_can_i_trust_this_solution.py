@@ -17,7 +17,7 @@
 #       rk4, 1 step(s)                : suspect, y = 887.67
 #       rk4, 100 step(s)              : non_finite, stopped at t = 1.04
 #       torchdiffeq:rk4, 1 step(s)    : suspect, y = 1145
-#     Kepler to t = 20: success, energy off by ~5e-09, ~363 steps
+#     Kepler to t = 20: success, energy off by ~3e-09, ~375 steps
 
 import math
 import warnings

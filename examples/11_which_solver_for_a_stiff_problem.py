@@ -6,15 +6,15 @@
 # Expected output (~ stands before digits that vary):
 #     Robertson's kinetics, to t = 1e+11
 #       dopri5     max_steps  at t = ~4.4      ~18002 evaluations, 0 Jacobians
-#       tr_bdf2    success    ~4 digits right   ~3212 evaluations, ~29 Jacobians
-#       radau_iia5 success    ~6 digits right   ~2463 evaluations, ~28 Jacobians
-#       bdf        success    ~6 digits right   ~1435 evaluations, ~29 Jacobians
+#       tr_bdf2    success    ~4 digits right   ~2994 evaluations, ~55 Jacobians
+#       radau_iia5 success    ~7 digits right   ~2274 evaluations, ~49 Jacobians
+#       bdf        success    ~5 digits right   ~1385 evaluations, ~60 Jacobians
 #       rodas4     success    ~7 digits right   ~1871 evaluations, ~267 Jacobians
 #     Van der Pol's oscillator, mu = 1000, to t = 2000
 #       dopri5     max_steps  at t = ~3.3      ~18002 evaluations, 0 Jacobians
-#       tr_bdf2    success    ~4 digits right   ~7202 evaluations, ~70 Jacobians
-#       radau_iia5 success    ~7 digits right   ~5765 evaluations, ~122 Jacobians
-#       bdf        success    ~4 digits right   ~2054 evaluations, ~59 Jacobians
+#       tr_bdf2    success    ~4 digits right   ~6500 evaluations, ~140 Jacobians
+#       radau_iia5 success    ~7 digits right   ~5601 evaluations, ~165 Jacobians
+#       bdf        success    ~4 digits right   ~1969 evaluations, ~117 Jacobians
 #       rodas4     success    ~6 digits right   ~4286 evaluations, ~612 Jacobians
 
 import math
