@@ -19,6 +19,7 @@ from .state import all_finite
 
 SUSPECT = 0.07  # of the state: an estimated error above it
 UNSTABLE = 1.0  # h times the Lipschitz constant, of methods that show no slopes; they turn unstable between 1 and 3
+VISIBLE = 0.5  # smaller moves than this fraction of the state count as that: f may change with t alone
 TOGETHER = 16  # steps that are looked at with one host sync, where the state is small
 HELD = 2**17  # entries of states held for that
 JUDGED = 64  # steps whose error is estimated together
@@ -175,9 +176,6 @@ class Watch:
         """The run is over."""
         if self._bar is not None:
             self._bar.close()
-
-
-VISIBLE = 0.5  # smaller moves than this fraction of the state count as that: f may change with t alone
 
 
 def _norms(*tensors: Tensor) -> list[float]:

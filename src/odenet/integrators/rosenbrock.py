@@ -301,10 +301,6 @@ def _lower(rows: tuple[str, ...]) -> Matrix:
     return tuple(row + (Fraction(0),) * (len(rows) - len(row)) for row in parsed)
 
 
-def _off_diagonal(matrix: Matrix) -> Matrix:
-    return tuple(tuple(Fraction(0) if i == j else x for j, x in enumerate(row)) for i, row in enumerate(matrix))
-
-
 def _inverse(matrix: Any) -> Matrix:
     """Of a lower triangular matrix: zeros stay zeros."""
     s = len(matrix)
