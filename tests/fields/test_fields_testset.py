@@ -176,7 +176,7 @@ def test_the_end_value_of_a_linear_problem_is_that_of_the_matrix_exponential(nam
     with mpmath.workdps(60):
         a = mpmath.matrix(problem.f(0.0, torch.eye(d, dtype=torch.float64)).T.tolist())
         value = mpmath.expm(a * problem.t1, method="pade") * mpmath.matrix(list(problem.y0))
-    assert digits(problem, [float(v) for v in value]) > (13.0 if name == "stiff_b1" else 15.0)
+    assert digits(problem, [float(v) for v in value]) > 15.0
 
 
 INVARIANTS: dict[str, Any] = {

@@ -99,6 +99,14 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "a state without samples": (dict(y0=torch.tensor(1.0), per_sample=True), "with a first axis, the samples"),
     "times of other samples": (dict(y0=torch.ones(3, 1), t=torch.tensor([[0.0], [1.0]]), per_sample=True), "columns"),
     "a memory of steps": (dict(integrator="bdf", per_sample=True), "steps one-step methods without noise; 'bdf'"),
+    "a number for times of samples": (
+        dict(y0=torch.ones(3, 2), field=lambda t, y: math.cos(t) * y, per_sample=True),
+        r"a tensor \(3, 1\) for t.* takes t for one number \(only one .* write torch.cos\(t\) for math.cos\(t\)",
+    ),
+    "a choice by times of samples": (
+        dict(y0=torch.ones(3, 2), field=lambda t, y: y if t < 0.5 else -y, per_sample=True, integrator="rk4", steps=4),
+        r"a tensor \(3, 1\) for t.* takes t for one number \(Boolean .* write .* torch.where\(t < 1, a, b\)",
+    ),
     "a norm over all samples": (dict(controller=Controller(norm=float), per_sample=True), "leave norm, .* out"),
 }  # fmt: skip
 
@@ -110,6 +118,17 @@ def test_it_is_told_in_one_line(what: str) -> None:
     with pytest.raises(BadInput, match=sentence) as told:
         on.solve(given.pop("field"), given.pop("y0"), given.pop("t"), **given)
     assert "\n" not in str(told.value) and str(told.value).endswith((".", "?"))
+
+
+def test_a_fault_of_a_field_that_does_not_lie_in_its_time_keeps_its_own_words() -> None:
+    def broken(t: Any, y: Any) -> Any:
+        return y * math.cos(y)
+
+    with pytest.raises(ValueError, match="only one element") as told:
+        on.solve(broken, torch.ones(3, 2), [0.0, 1.0], per_sample=True)
+    assert not isinstance(told.value, BadInput)
+    with pytest.raises(BadInput, match="returned shape"):
+        on.solve(lambda t, y: y[:1], torch.ones(3, 2), [0.0, 1.0], per_sample=True)
 
 
 def test_slopes_of_a_dict_may_be_written_in_any_order() -> None:

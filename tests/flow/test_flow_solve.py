@@ -170,6 +170,32 @@ def test_dense_output_has_the_local_order_of_the_polynomial(name: str, order: fl
         sol(1.5)
 
 
+@pytest.mark.parametrize("name", ["dopri5", "vern7", "rk4", "gauss4", "kvaerno5", "bdf", "rodas4"])
+def test_dense_output_of_autograd_has_the_gradient_in_the_state_the_weights_and_the_time(name: str) -> None:
+    def at(y0: torch.Tensor, k: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        sol = on.solve(lambda s, y: -k * y.flip(-1) - y**3, y0, [0.0, 1.0], name, steps=2, gradient="autograd")
+        return sol([t, 0.9])  # type: ignore[list-item, return-value]
+
+    given = [torch.tensor(v, requires_grad=True) for v in ([1.0, 0.3], 0.7, 0.42)]
+    assert torch.autograd.gradcheck(at, given, atol=1e-7)
+
+
+def test_dense_output_of_an_adaptive_run_has_the_derivative_of_the_closed_form() -> None:
+    y0, t = torch.tensor([2.0], requires_grad=True), torch.tensor([0.3, 0.77], requires_grad=True)
+    given = dict(rtol=1e-10, atol=1e-12)
+    at = on.solve(lambda s, y: y * torch.cos(s), y0, [0.0, 1.0], gradient="autograd", **given)(t)[:, 0]
+    by_y, by_t = torch.autograd.grad(at.sum(), (y0, t))
+    flow = torch.exp(torch.sin(t.detach()))
+    torch.testing.assert_close(by_y[0], flow.sum(), rtol=1e-8, atol=0)
+    torch.testing.assert_close(by_t, 2 * flow * torch.cos(t.detach()), rtol=1e-6, atol=0)
+    grid = torch.tensor([0.0, 1.0], requires_grad=True)
+    for how in (dict(gradient="discrete"), dict(gradient="autograd", t=grid)):
+        sol = on.solve(**{"field": lambda s, y: y * torch.cos(torch.as_tensor(s)), "y0": y0, "t": [0.0, 1.0], **how})
+        assert sol.y.requires_grad and not sol(0.3).requires_grad
+    with torch.no_grad():
+        assert not on.solve(lambda y: -y, y0, [0.0, 1.0], gradient="autograd")(0.3).requires_grad
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if "noise" in on.integrators.get(n).needs])
 def test_dense_output_of_a_path_with_noise_is_the_straight_line_between_its_nodes(name: str) -> None:
     method = on.integrators.get(name)

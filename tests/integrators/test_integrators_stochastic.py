@@ -598,6 +598,20 @@ def test_additive_noise_that_changes_with_the_state_is_found() -> None:
             step(name, Noisy(lambda y: -y, lambda y: y, "additive"))
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_additive_noise_is_examined_inside_vmap_too(name: str) -> None:
+    def run(y: Tensor, g: Callable[[float, Tensor], Tensor]) -> Tensor:
+        f = rhs(Noisy(lambda y: -torch.sin(y), g, "additive"), BrownianPath(0, (2,)))
+        return march(METHODS[name], f, y, 3)
+
+    y = torch.tensor([[0.1, 0.2], [-1.0, 2.0], [3.0, 0.0]])
+    mapped = torch.func.vmap(lambda x: run(x, lambda t, y: (1 + t) * torch.ones_like(y)))(y)
+    alone = torch.stack([run(x, lambda t, y: (1 + t) * torch.ones_like(y)) for x in y])
+    torch.testing.assert_close(mapped, alone, rtol=1e-14, atol=0)
+    with pytest.raises(Incompatible, match="its diffusion changes with y"):
+        torch.func.vmap(lambda x: run(x, lambda t, y: y))(y)
+
+
 def test_milstein_finds_diagonal_noise_that_couples_the_entries() -> None:
     for g in (lambda y: y.flip(-1), lambda y: y * y.sum(-1, keepdim=True), lambda y: y + y.mean(0)):
         with pytest.raises(Incompatible, match="depends on y_i alone"):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import integrators
-from ..errors import BadInput, Incompatible
+from ..errors import BadInput, Incompatible, OdenetError
 from ..fields import Rhs, wrap
 from ..integrators.adaptive import Controller
 from ..types import State
@@ -63,7 +63,12 @@ def solve_per_sample(
     record = Record()
     if seconds is not None:
         record.deadline = time.monotonic() + seconds
-    states = how(ensemble, y, {}, save=True, record=record)  # type: ignore[arg-type]
+    try:
+        states = how(ensemble, y, {}, save=True, record=record)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError) as problem:
+        if isinstance(problem, OdenetError) or not _wants_a_number(march.rhs(0, {}), times[0], y.detach()):
+            raise
+        raise BadInput(_numbers(f, broad(times[0], y), problem)) from problem
     solution = _assembled(ensemble, states, y, record, t)
     lost = [i for i, s in enumerate(solution.status) if s not in REACHED]
     if lost and on_failure == "raise":
@@ -81,6 +86,26 @@ def _times(t: Any, y: Tensor) -> Tensor:
             raise Incompatible(f"t has columns for {stamps.shape[1]} samples, but y0 has {y.shape[0]}.")
         return stamps
     return torch.tensor(times_of(t), dtype=torch.float64, device=y.device)[:, None].expand(-1, y.shape[0])
+
+
+def _wants_a_number(rhs: Rhs, t: Tensor, y: State) -> bool:
+    """Whether f can be evaluated with a number for t, but not with the times (B,) of the samples."""
+    for when, accepted in ((float(t[0]), True), (broad(t, y), False)):
+        try:
+            with torch.no_grad():
+                rhs(when, y)
+        except (TypeError, ValueError, RuntimeError) as problem:
+            return not accepted and not isinstance(problem, OdenetError)
+    return False
+
+
+def _numbers(f: Any, t: Tensor, problem: Exception) -> str:
+    who = getattr(getattr(f, "inner", None), "__name__", type(f).__name__)
+    return (
+        f"per_sample=True calls the right-hand side {who} with a tensor {tuple(t.shape)} for t, the times of the "
+        f"samples, but it takes t for one number ({str(problem).splitlines()[0].rstrip('.')}); write torch.cos(t) "
+        "for math.cos(t), and torch.where(t < 1, a, b) for a if t < 1 else b."
+    )
 
 
 def _assembled(e: Ensemble, states: Tensor, y0: State, record: Record, t: Any) -> Solution:

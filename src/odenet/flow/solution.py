@@ -39,15 +39,20 @@ class Hits(NamedTuple):
 
 @dataclass(frozen=True)
 class Dense:
-    """What dense output needs: the nodes of the steps and the right-hand side."""
+    """What dense output needs: the nodes of the steps and the right-hand side; graph: whether it has a gradient."""
 
     integrator: Integrator
     rhs: Rhs
     times: list[float]
     states: list[Tensor]
     end: float
+    graph: bool = False
 
-    def __call__(self, t: float) -> Tensor:
+    def __call__(self, when: float | Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.graph and torch.is_grad_enabled()):
+            return self._at(when, float(when.detach()) if isinstance(when, Tensor) else when)
+
+    def _at(self, when: float | Tensor, t: float) -> Tensor:
         times = self.times
         forwards = times[-1] >= times[0]
         low, high = sorted((times[0], self.end))
@@ -58,13 +63,14 @@ class Dense:
         i = bisect_right(times, t) if forwards else bisect_right(times, -t, key=lambda s: -s)
         i = min(max(i, 1), len(times) - 1)
         t0, y0, h = times[i - 1], self.states[i - 1], times[i] - times[i - 1]
+        theta = ((when if isinstance(when, Tensor) and when.requires_grad else t) - t0) / h
         if isinstance(self.integrator, RungeKutta):  # its own polynomial needs the stages: the step is taken again
             step = self.integrator.step(self.rhs, t0, y0, h, (), None)
-            return interpolate(self.integrator, self.rhs, t0, h, y0, step, (t - t0) / h)
+            return interpolate(self.integrator, self.rhs, t0, h, y0, step, theta)
         if "noise" in self.integrator.needs:
-            return chord(y0, self.states[i], (t - t0) / h)
+            return chord(y0, self.states[i], theta)
         y1, f0, f1 = self.states[i], self.rhs(t0, y0), self.rhs(times[i], self.states[i])
-        return between(self.integrator, h, y0, f0, y1, f1, (t - t0) / h)
+        return between(self.integrator, h, y0, f0, y1, f1, theta)
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,7 +95,7 @@ class Solution:
     stats: dict[str, Any]
     events: Sequence[Hits] = ()
     error: float | None = None
-    _dense: Callable[[float], Tensor] | None = None
+    _dense: Callable[[float | Tensor], Tensor] | None = None
     _nest: Callable[[Tensor], Any] = field(default=lambda y: y)
 
     @property
@@ -99,7 +105,8 @@ class Solution:
 
     def __call__(self, t: float | Sequence[float] | Tensor) -> Any:
         """Dense output at a time, or at several on a new first axis: a Runge-Kutta method's own polynomial, else the
-        cubic Hermite interpolant of the steps, of stochastic solves the straight line between them; no gradient.
+        cubic Hermite interpolant of the steps, of stochastic solves the straight line between them. Differentiable, in
+        t too, where the solve had gradient="autograd" and t without one; else it has no gradient.
 
         Raises BadInput outside the times that were reached, and where the nodes were not kept: per_sample and gradients
         that promise flat memory.
@@ -107,10 +114,9 @@ class Solution:
         if self._dense is None:
             raise BadInput("this solve kept no nodes for dense output; ask for the times in t instead.")
         several = isinstance(t, (list, tuple)) or (isinstance(t, Tensor) and t.dim() > 0)
-        times = [float(s) for s in t] if several else [float(t)]  # type: ignore[union-attr, arg-type]
-        with torch.no_grad():
-            values = [self._dense(s) for s in times]
-            return self._nest(torch.stack(values) if several else values[0])
+        moments: Any = t if several else [t]
+        values = [self._dense(s if isinstance(s, Tensor) else float(s)) for s in moments]
+        return self._nest(torch.stack(values) if several else values[0])
 
     def __repr__(self) -> str:
         status = self.status if isinstance(self.status, str) else ", ".join(sorted(set(self.status)))

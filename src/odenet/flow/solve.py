@@ -150,6 +150,7 @@ class _Solve:
             fixed=not self.adaptive,
             keep=not self.how.flat,
             progress=progress,
+            graph=self.how.name == "autograd" and not self.theta,
         )
 
     def __call__(self, on_failure: str) -> Solution:
@@ -224,7 +225,7 @@ class _Solve:
             stats=stats,
             events=hits,
             error=error,
-            _dense=None if self.how.flat else Dense(self.method, rhs, times, self.watch.states, last),
+            _dense=None if self.how.flat else Dense(self.method, rhs, times, self.watch.states, last, self.watch.graph),
             _nest=self.nest,
         )
 

@@ -30,15 +30,17 @@ class Watch:
     """Called after every accepted step.
 
     keep:      whether the nodes are kept for dense output
+    graph:     whether they keep their gradient
     fixed:     whether steps are fixed, so that nothing else estimates the error
     """
 
     def __init__(
-        self, integrator: Integrator, t0: float, t1: float, y0: State, *, fixed: bool, keep: bool, progress: bool
-    ) -> None:
+        self, integrator: Integrator, t0: float, t1: float, y0: State, *, fixed: bool, keep: bool, progress: bool,
+        graph: bool = False,
+    ) -> None:  # fmt: skip
         self.times: list[float] = [t0]
-        self.states: list[Tensor] = [y0.detach()]
-        self.keep, self.fixed = keep, fixed
+        self.states: list[Tensor] = [y0 if graph else y0.detach()]
+        self.keep, self.fixed, self.graph = keep, fixed, graph
         self._together = max(1, min(TOGETHER, HELD // max(1, y0.numel())))
         self.halves = 0
         self.bad: Tensor | None = None
@@ -56,7 +58,7 @@ class Watch:
 
     def restart(self, y0: State) -> None:
         """Forget the run so far; it begins again."""
-        self.times, self.states = self.times[:1], [y0.detach()]
+        self.times, self.states = self.times[:1], [y0 if self.graph else y0.detach()]
         self._window, self._latest, self._t_last = [], None, self.times[0]
         self._nodes, self._unjudged = [], 0
         self._defect, self.worst = Defect(), 0.0
@@ -74,7 +76,7 @@ class Watch:
             self._bar.show(t)
         if self.keep:
             self.times.append(t)
-            self.states.append(y)
+            self.states.append(step.y if self.graph else y)
         if not self.fixed:
             self._t_last = t
             return ""

@@ -24,7 +24,7 @@ from ..types import Carry, Params, State, Step, Time
 from .base import Facts, Integrator, advance, build, facts_of, later, verify
 from .brownian import KnownPath, observed_strong_order
 from .facts import of_tableau
-from .jacobian import along, samples_couple
+from .jacobian import along, generic, samples_couple
 from .observe import confirm_order, declared_facts
 from .order import Residual, refuse_unless
 from .runge_kutta import Tableau
@@ -118,8 +118,14 @@ def _confirm_noise(method: Stochastic, f: Any, t: Time, y: State) -> None:
 
 
 def _confirm_additive(f: Any, t: Time, y: State) -> None:
-    moved = y + torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(y)
-    if not torch.equal(f.diffusion(t, y), f.diffusion(t, moved)):
+    other = generic(y)
+    try:
+        changes = bool((f.diffusion(t, y) != f.diffusion(t, y + other)).any())
+    except RuntimeError as problem:  # vmap shows no numbers of what it maps; `other` it does not map
+        if "vmap" not in str(problem):
+            raise
+        changes = bool((f.diffusion(t, other) != f.diffusion(t, 2 * other)).any())
+    if changes:
         raise Incompatible(
             "the field is said to have additive noise, but its diffusion changes with y; write noise='diagonal', "
             "'scalar' or 'general'."
@@ -127,10 +133,7 @@ def _confirm_additive(f: Any, t: Time, y: State) -> None:
 
 
 def _confirm_own(method: Stochastic, f: Any, t: Time, y: State) -> None:
-    def by_entry(x: State) -> Tensor:
-        return f.diffusion(t, x.reshape(y.shape)).flatten()
-
-    if y.numel() > 1 and samples_couple(by_entry, y.flatten()):
+    if y.numel() > 1 and samples_couple(lambda x: f.diffusion(t, x.reshape(y.shape)).flatten(), y.flatten()):
         raise Incompatible(
             f"{method.title} on this field supposes of diagonal noise that g_i depends on y_i alone, but here another "
             'entry of y changes it; write noise="general", with g as a matrix, or do without a conversion between Ito '
