@@ -347,9 +347,9 @@ def test_the_sound_depth_passes_every_check() -> None:
         ({"prolong": lambda self, c: torch.cat((c, c))}, "prolong"),
         ({"prolong": lambda self, c: c}, "prolong"),
         ({"restrict": lambda self, c: c[::2] + 1e-3}, "restrict"),
-        ({"support": lambda self, n: (0,)}, "supports"),
+        ({"support": lambda self, n, intervals: (0,)}, "supports"),
         ({"gram": lambda self, knots: torch.eye(len(knots) - 1, dtype=torch.float64)}, "mass matrix"),
-        ({"value": lambda self, parts, s: PerStep.value(self, [x.detach() for x in parts], s) + 0 * parts[0]},
+        ({"value": lambda self, parts, *place: PerStep.value(self, [x.detach() for x in parts], *place) + 0 * parts[0]},
          "gradients"),
     ],
 )  # fmt: skip

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from .base import Depth, resolve
+from .galerkin import BASES, Galerkin
 from .piecewise import PerStep, PiecewiseLinear
-from .shared import Shared
+from .shared import PiecewiseConstant, Shared
+from .spline import Spline
 
-DEPTHS: dict[str, Callable[[], Depth]] = {"per_step": PerStep, "piecewise_linear": PiecewiseLinear, "shared": Shared}
+DEPTHS: dict[str, Callable[..., Depth]] = {
+    "per_step": PerStep,
+    "piecewise_constant": PiecewiseConstant,
+    "piecewise_linear": PiecewiseLinear,
+    "shared": Shared,
+    "spline": Spline,
+    "galerkin": partial(Galerkin, "chebyshev"),
+    **{family: partial(Galerkin, family) for family in BASES},
+}
 
 
 def names() -> list[str]:
@@ -16,4 +27,15 @@ def names() -> list[str]:
     return sorted(DEPTHS)
 
 
-__all__ = ["DEPTHS", "Depth", "PerStep", "PiecewiseLinear", "Shared", "names", "resolve"]
+__all__ = [
+    "DEPTHS",
+    "Depth",
+    "Galerkin",
+    "PerStep",
+    "PiecewiseConstant",
+    "PiecewiseLinear",
+    "Shared",
+    "Spline",
+    "names",
+    "resolve",
+]

@@ -18,15 +18,19 @@ class PerStep(Depth):
 
     constant = True
     local = True
+    points = 1
 
     def count(self, intervals: int) -> int:
         return intervals
 
-    def support(self, n: int) -> tuple[int, ...]:
+    def support(self, n: int, intervals: int) -> tuple[int, ...]:
         return (n,)
 
-    def basis(self, s: Any) -> tuple[Any, ...]:
+    def basis(self, s: Any, n: int, intervals: int) -> tuple[Any, ...]:
         return (1.0,)
+
+    def through(self, values: Tensor) -> Tensor:
+        return values
 
     def prolong(self, c: Tensor) -> Tensor:
         return c.repeat_interleave(2, dim=0)
@@ -46,15 +50,19 @@ class PiecewiseLinear(Depth):
 
     constant = False
     local = False
+    points = 2
 
     def count(self, intervals: int) -> int:
         return intervals + 1
 
-    def support(self, n: int) -> tuple[int, ...]:
+    def support(self, n: int, intervals: int) -> tuple[int, ...]:
         return (n, n + 1)
 
-    def basis(self, s: Any) -> tuple[Any, ...]:
+    def basis(self, s: Any, n: int, intervals: int) -> tuple[Any, ...]:
         return (1.0 - s, s)
+
+    def through(self, values: Tensor) -> Tensor:
+        return values
 
     def prolong(self, c: Tensor) -> Tensor:
         fine = torch.empty(2 * c.shape[0] - 1, *c.shape[1:], dtype=c.dtype, device=c.device)
