@@ -20,6 +20,7 @@ METHODS = {
     "energy": ("energy",),
     "lipschitz": ("lipschitz_bound",),
     "lognorm": ("lognorm_bound",),
+    "step": ("step_bound",),
     "monotone": ("lipschitz_bound",),
     "potential": ("potential",),
     "exact": ("exact",),
@@ -27,11 +28,12 @@ METHODS = {
 PHYSICAL = {"harmonic_oscillator": 2, "pendulum": 2, "kepler": 4, "lotka_volterra": 2, "van_der_pol": 2, "lorenz": 3}
 
 
-def registered(name: str) -> tuple[on.Field, int]:
-    """A field of the registry and the width of its state."""
+def registered(name: str) -> tuple[on.Field, tuple[int, ...]]:
+    """A field of the registry and the shape of one sample of its state."""
     if name in PHYSICAL:
-        return fields.get(name)(), PHYSICAL[name]
-    return fields.get(name)(6), 6
+        return fields.get(name)(), (PHYSICAL[name],)
+    field = fields.get(name)(6).eval()
+    return field, (6,) if field.axis == -1 else (field.dim, 4, 4)
 
 
 def weights(field: on.Field, seed: int = 1) -> dict[str, Tensor]:
@@ -41,8 +43,9 @@ def weights(field: on.Field, seed: int = 1) -> dict[str, Tensor]:
     return field.constrain({k: v + 0.3 * torch.randn(v.shape, generator=g).abs() for k, v in p.items()})
 
 
-def state(width: int, batch: int = 5) -> Tensor:
-    return 0.5 + torch.rand(batch, width)  # positive: logarithms and 1/r are defined
+def state(sample: int | tuple[int, ...], batch: int = 5) -> Tensor:
+    shape = (sample,) if isinstance(sample, int) else sample
+    return 0.5 + torch.rand(batch, *shape)  # positive: logarithms and 1/r are defined
 
 
 # ---- the registry --------------------------------------------------------------------------------------------------
@@ -181,7 +184,7 @@ def test_first_order_is_velocity_beside_force() -> None:
 def test_tv_norm_is_equation_9_of_ruthotto_and_haber() -> None:
     field = Parabolic(3, map="conv2d", norm="tv", hidden=4)
     p, y = weights(field), torch.randn(2, 3, 5, 4)
-    z = torch.nn.functional.conv2d(y, p["K"], p["b"], padding=1)
+    z = torch.nn.functional.conv2d(y, p["K"], padding=1)
     z = z / torch.sqrt((z**2).sum(1, keepdim=True) + 1e-3)
     z = torch.tanh(z * p["scale"][:, None, None] + p["shift"][:, None, None])
     by_hand = -torch.nn.functional.conv_transpose2d(z, p["K"], padding=1)

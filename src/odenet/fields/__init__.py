@@ -6,13 +6,21 @@ from ..registry import Registry
 from . import activations, constraints, maps
 from .additive import SemiLinear, Split, WithJacobian
 from .base import OFFERS, Field, FirstOrder
-from .constraints import Orthogonal, PositiveSemidefinite, Skew, SpectralCap, Unconstrained
+from .constraints import Damped, Orthogonal, PositiveSemidefinite, Skew, SpectralCap, SpectralNorm, Unconstrained
+from .continuous import MLP, Driven, Newton
+from .coupling import Coupling
+from .diffusion import ReactionDiffusion
 from .hamiltonian import HamiltonianJ, SeparableHamiltonian
 from .layers import Antisymmetric, Free, Parabolic, SecondOrder
 from .maps import Conv, Dense
+from .multigrid import Smoothing
 from .noise import Noisy
+from .particles import Attraction, Tokens
 from .physics import HarmonicOscillator, Kepler, Lorenz, LotkaVolterra, Pendulum, VanDerPol
+from .recurrent import Controlled, CoupledOscillators, GatedSkew, GRUFlow, Lipschitz, Paced, UndampedOscillators
+from .residual import Residual
 from .rhs import Rhs
+from .stable import Stable, Switching
 from .wrap import wrap
 
 FIELDS: Registry = Registry("field", "odenet.fields")
@@ -21,6 +29,14 @@ for _name, _make in {
     "antisymmetric": Antisymmetric,
     "parabolic": Parabolic,
     "second_order": SecondOrder,
+    "residual": Residual,
+    "smoothing": Smoothing,
+    "reaction_diffusion": ReactionDiffusion,
+    "mlp": MLP,
+    "newton": Newton,
+    "driven": Driven,
+    "switching": Switching,
+    "stable": Stable,
     "separable_hamiltonian": SeparableHamiltonian,
     "hamiltonian_j": HamiltonianJ,
     "harmonic_oscillator": HarmonicOscillator,
@@ -36,31 +52,51 @@ names, get, register = FIELDS.names, FIELDS.get, FIELDS.register
 
 __all__ = [
     "FIELDS",
+    "MLP",
     "OFFERS",
     "Antisymmetric",
+    "Attraction",
+    "Controlled",
     "Conv",
+    "CoupledOscillators",
+    "Coupling",
+    "Damped",
     "Dense",
+    "Driven",
     "Field",
     "FirstOrder",
     "Free",
+    "GRUFlow",
+    "GatedSkew",
     "HamiltonianJ",
     "HarmonicOscillator",
     "Kepler",
+    "Lipschitz",
     "Lorenz",
     "LotkaVolterra",
+    "Newton",
     "Noisy",
     "Orthogonal",
+    "Paced",
     "Parabolic",
     "Pendulum",
     "PositiveSemidefinite",
+    "ReactionDiffusion",
+    "Residual",
     "Rhs",
     "SecondOrder",
     "SemiLinear",
     "SeparableHamiltonian",
     "Skew",
+    "Smoothing",
     "SpectralCap",
+    "SpectralNorm",
     "Split",
+    "Stable",
+    "Switching",
+    "Tokens",
     "Unconstrained",
+    "UndampedOscillators",
     "VanDerPol",
     "WithJacobian",
     "activations",

@@ -21,6 +21,7 @@ OFFERS = {
     "energy": "a function of y that the exact flow keeps",
     "lipschitz": "an upper bound of the Lipschitz constant of f in y",
     "lognorm": "an upper bound of the logarithmic 2-norm of df/dy",
+    "step": "an upper bound of the Lipschitz constant of y + h f(t, y)",
     "monotone": "<f(u) - f(v), u - v> <= -|f(u) - f(v)|^2 / c with c = lipschitz_bound",
     "potential": "f = -grad Phi",
     "exact": "the exact solution",
@@ -35,22 +36,26 @@ class Field(nn.Module, ABC):
 
     offers:      subset of OFFERS; where one is not offered, its methods are absent or raise Incompatible
         separable      kick(t, q, p) = dp/dt,  drift(t, p_, p) = dq/dt
-        split          explicit(t, y, p), implicit(t, y, p) with sum f
+        split          explicit(t, y, p), implicit(t, y, p) with sum f; where the second is G y with a closed inverse,
+                       implicit_solve(scale, y, p) = (I - scale G)^-1 y
         linear         linear(p) -> (D, D) or (D,) for a diagonal, nonlinear(t, y, p) with linear y + nonlinear = f
         noise          diffusion(t, y, p), see fields.Noisy
         jacobian       jacobian(t, y, p) -> (B, D, D), or (D, D) for a state (D,)
         energy         energy(y, p) -> (B,)
         lipschitz      lipschitz_bound(p) -> scalar;     lognorm: lognorm_bound(p) -> scalar
+        step           step_bound(h, p) -> scalar
         potential      potential(y, p) -> (B,);          exact: exact(t, y0) -> state
     axis:        axis of features or channels; a separable state is split into halves along it
-    statistics:  names in `init` that are running statistics: never trained, refreshed by `calibrate`
+    statistics:  names in `init` that are never trained: running statistics, refreshed by `calibrate`, or fixed data
     dropout:     probability with which an entry of f is dropped for one knot interval in training
+    controls:    names in p that are data and not weights: given to the flow in every call
     """
 
     offers: frozenset[str] = frozenset()
     axis: int = -1
     statistics: frozenset[str] = frozenset()
     dropout: float = 0.0
+    controls: tuple[str, ...] = ()
 
     @abstractmethod
     def init(self, generator: torch.Generator | None = None) -> Params:
@@ -95,6 +100,12 @@ def probability(dropout: float) -> float:
 def normal(shape: tuple[int, ...], std: float, generator: torch.Generator | None) -> Tensor:
     """Independent N(0, std^2) entries in the default dtype."""
     return torch.randn(shape, generator=generator) * std
+
+
+def driven_by(p: Params, y: State) -> Tensor:
+    """The input u of the samples in y; given for P samples it serves k P states, copy after copy."""
+    u = p["u"]
+    return u if len(u) == len(y) else u.repeat(len(y) // len(u), *[1] * (u.dim() - 1))
 
 
 def stateful(field: Field) -> str | None:

@@ -26,7 +26,7 @@ class Constraint(ABC):
 
 
 def _square(map: LinearMap) -> bool:
-    return map.rows == map.cols
+    return map.rows == map.cols and getattr(map, "groups", 1) == 1
 
 
 def _adjoint(W: Tensor, map: LinearMap) -> Tensor:
@@ -114,12 +114,60 @@ class SpectralCap(Constraint):
         return True
 
 
+@dataclass(frozen=True)
+class SpectralNorm(Constraint):
+    """K = W norm/|W|_2: as `SpectralCap` with the bound attained, which is what a layer y - 2/|W|^2 W^T s(W y + b) is
+    (Meunier et al. 2022, arXiv 2110.12690)."""
+
+    size: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.size > 0:
+            raise BadInput(f"SpectralNorm got size={self.size}; a norm is positive, such as 1.0.")
+
+    def apply(self, W: Tensor, map: LinearMap) -> Tensor:
+        factor = self.size / map.norm(W).clamp_min(1e-30)
+        return W * factor.reshape(factor.shape + (1,) * len(map.shape))
+
+    def admits(self, map: LinearMap) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Damped(Constraint):
+    """K = S - R^T R - eps I with S skew: every matrix whose symmetric part lies below -eps I, so its logarithmic 2-norm
+    is at most -eps < 0 (dense maps).
+
+    S is made of the entries of W above the diagonal and R is its lower triangle, n^2 numbers in all; with
+    `rotating=False` S = 0 and R = W, as in NAIS-Net (Ciccone et al. 2018, arXiv 1804.07209). Choose it where a linear
+    part must forget its start.
+    """
+
+    eps: float = 0.01
+    rotating: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.eps > 0:
+            raise BadInput(f"Damped got eps={self.eps}; the damping that is always there is positive, such as 0.01.")
+
+    def apply(self, W: Tensor, map: LinearMap) -> Tensor:
+        if not self.rotating:
+            return -W.mT @ W - self.eps * _identity(map, W)
+        upper, R = W.triu(1), W.tril()
+        return upper - upper.mT - R.mT @ R - self.eps * _identity(map, W)
+
+    def admits(self, map: LinearMap) -> bool:
+        return _square(map) and isinstance(map, Dense)
+
+
 CONSTRAINTS: dict[str, type[Constraint]] = {
     "free": Unconstrained,
     "antisymmetric": Skew,
     "positive_semidefinite": PositiveSemidefinite,
     "orthogonal": Orthogonal,
     "spectral_cap": SpectralCap,
+    "spectral_norm": SpectralNorm,
+    "damped": Damped,
 }
 
 

@@ -88,7 +88,7 @@ class Free(Field):
 
 
 def _extra(map: LinearMap) -> tuple[int, ...]:
-    return (map.kernel, map.dims) if isinstance(map, maps.Conv) else ()
+    return (map.kernel, map.dims, map.groups) if isinstance(map, maps.Conv) else ()
 
 
 def Antisymmetric(dim: int, *, gamma: float = 0.01, **options: object) -> Free:

@@ -87,13 +87,19 @@ class Dense(LinearMap):
 class Conv(LinearMap):
     """Cross-correlation with zero padding that keeps the size, in `dims` = 1 or 2 space dimensions.
 
-    y (B, cols, L) or (B, cols, H, W); K (rows, cols, kernel[, kernel]) with an odd kernel; kernel = 1 is the 1x1 map.
+    y (B, cols, L) or (B, cols, H, W); K (rows, cols / groups, kernel[, kernel]) with an odd kernel; kernel = 1 is the
+    1x1 map. groups: the channels fall into so many groups, each mapped by itself (groups = cols: depthwise).
     """
 
     kernel: int = 3
     dims: int = 2
+    groups: int = 1
 
     def __post_init__(self) -> None:
+        if self.groups < 1 or self.cols % self.groups or self.rows % self.groups:
+            raise BadInput(
+                f"Conv got groups={self.groups} for {self.cols} to {self.rows} channels; groups divide both numbers."
+            )
         if self.kernel % 2 == 0 or self.dims not in (1, 2):
             raise BadInput(
                 f"Conv got kernel={self.kernel}, dims={self.dims}; use an odd kernel (it keeps the size), dims 1 or 2."
@@ -101,11 +107,11 @@ class Conv(LinearMap):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.rows, self.cols) + (self.kernel,) * self.dims
+        return (self.rows, self.cols // self.groups) + (self.kernel,) * self.dims
 
     @property
     def fan_in(self) -> int:
-        return self.cols * self.kernel**self.dims
+        return self.cols // self.groups * self.kernel**self.dims
 
     @property
     def axis(self) -> int:
@@ -113,11 +119,11 @@ class Conv(LinearMap):
 
     def apply(self, K: Tensor, y: Tensor) -> Tensor:
         conv = F.conv2d if self.dims == 2 else F.conv1d
-        return conv(y, K, padding=self.kernel // 2)
+        return conv(y, K, padding=self.kernel // 2, groups=self.groups)
 
     def transpose(self, K: Tensor, z: Tensor) -> Tensor:
         conv = F.conv_transpose2d if self.dims == 2 else F.conv_transpose1d
-        return conv(z, K, padding=self.kernel // 2)
+        return conv(z, K, padding=self.kernel // 2, groups=self.groups)
 
     def norm(self, K: Tensor, size: int = 32) -> Tensor:
         """sup over frequencies of the norm of the symbol, from `size` frequencies a side, rounded up to a bound.
@@ -133,6 +139,8 @@ class Conv(LinearMap):
         for _ in range(self.dims):  # the two space axes in front of the channel axes
             symbol = symbol.movedim(-1, -2 - self.dims)
         lead = K.dim() - 2 - self.dims
+        if self.groups > 1:  # block-diagonal: one block for each group
+            symbol = symbol.unflatten(-2, (self.groups, -1))
         return torch.linalg.matrix_norm(symbol, ord=2).flatten(lead).amax(-1) / slack
 
     def spread(self, b: Tensor) -> Tensor:

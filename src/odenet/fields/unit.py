@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import BadInput
 from ..types import Params
 from .activations import Activation
-from .base import normal
+from .base import driven_by, normal
 from .constraints import Constraint
 from .maps import LinearMap
 
@@ -29,7 +29,8 @@ class Unit:
     """s(N(K y + V u + b)): names of its weights are K, b, V, scale, shift, mean, var, each followed by `tag`.
 
     norm "batch" normalises over all axes but the features; "tv" divides by the root of the sum of squares over the
-    features at every sample and pixel (Ruthotto & Haber, eq. 9); both with a trainable scale and shift.
+    features at every sample and pixel (Ruthotto & Haber, eq. 9); both with a trainable scale and shift, which take the
+    place of b.
     """
 
     map: LinearMap
@@ -52,14 +53,9 @@ class Unit:
         """K ~ N(0, gain^2/fan_in), b = 0, V ~ N(0, 1/inputs), scale 1, shift 0."""
         rows, tag = self.map.rows, self.tag
         p = {"K" + tag: normal(self.map.shape, self.gain * self.map.fan_in**-0.5, generator)}
-        p["b" + tag] = torch.zeros(rows)
         if self.inputs:
             p["V" + tag] = normal((rows, self.inputs), self.inputs**-0.5, generator)
-        if self.norm != "none":
-            p |= {"scale" + tag: torch.ones(rows), "shift" + tag: torch.zeros(rows)}
-        if self.norm == "batch":
-            p |= {"mean" + tag: torch.zeros(rows), "var" + tag: torch.ones(rows)}
-        return p
+        return p | ({"b" + tag: torch.zeros(rows)} if self.norm == "none" else normaliser(self.norm, rows, tag))
 
     def constrain(self, p: Params) -> Params:
         return {**p, "K" + self.tag: self.constraint.apply(p["K" + self.tag], self.map)}
@@ -69,16 +65,12 @@ class Unit:
         tag, spread = self.tag, self.map.spread
         if self.map.axis == -1 and not self.inputs and self.norm == "none":
             return self.activation.f(torch.nn.functional.linear(y, p["K" + tag], p["b" + tag]))
-        z = self.map.apply(p["K" + tag], y) + spread(p["b" + tag])
+        z = self.map.apply(p["K" + tag], y)
         if self.inputs:
-            z = z + torch.nn.functional.linear(p["u"], p["V" + tag])
-        if self.norm == "batch":
-            z = self._batch_norm(z, p, training)
-        elif self.norm == "tv":
-            z = z * torch.rsqrt((z * z).sum(self.map.axis, keepdim=True) + 1e-3)
-        if self.norm != "none":
-            z = z * spread(p["scale" + tag]) + spread(p["shift" + tag])
-        return self.activation.f(z)
+            z = z + torch.nn.functional.linear(driven_by(p, y), p["V" + tag])
+        if self.norm == "none":
+            return self.activation.f(z + spread(p["b" + tag]))
+        return self.activation.f(normalised(z, p, self.norm, self.map, tag, training))
 
     def transpose(self, z: Tensor, p: Params) -> Tensor:
         """K^T z."""
@@ -89,14 +81,30 @@ class Unit:
         z = self.map.apply(p["K" + self.tag], y) + self.map.spread(p["b" + self.tag])
         return self.activation.primitive(z).flatten(1).sum(1)  # type: ignore[misc]
 
-    def _batch_norm(self, z: Tensor, p: Params, training: bool) -> Tensor:
-        spread = self.map.spread
-        mean, var = p["mean" + self.tag], p["var" + self.tag]
-        watch = observed.get()
-        if training or watch is not None:
-            axes = [a for a in range(z.dim()) if a != self.map.axis % z.dim()]
-            batch_var, batch_mean = torch.var_mean(z, dim=axes, correction=0)
-            if watch is not None:
-                watch.append((mean, var, batch_mean.detach(), batch_var.detach(), z.numel() // mean.numel()))
-            mean, var = batch_mean, batch_var
-        return (z - spread(mean)) * torch.rsqrt(spread(var) + 1e-5)
+
+def normaliser(norm: str, rows: int, tag: str) -> Params:
+    """Initial weights of a normalisation over `rows` features: scale 1, shift 0, and running statistics."""
+    p = {"scale" + tag: torch.ones(rows), "shift" + tag: torch.zeros(rows)}
+    return p | ({"mean" + tag: torch.zeros(rows), "var" + tag: torch.ones(rows)} if norm == "batch" else {})
+
+
+def normalised(z: Tensor, p: Params, norm: str, map: LinearMap, tag: str, training: bool) -> Tensor:
+    """N(z) along the features of `map`: "batch", or "tv"; then scale and shift."""
+    spread = map.spread
+    if norm == "batch":
+        z = _batch_norm(z, p, map, tag, training)
+    else:
+        z = z * torch.rsqrt((z * z).sum(map.axis, keepdim=True) + 1e-3)
+    return z * spread(p["scale" + tag]) + spread(p["shift" + tag])
+
+
+def _batch_norm(z: Tensor, p: Params, map: LinearMap, tag: str, training: bool) -> Tensor:
+    spread, mean, var = map.spread, p["mean" + tag], p["var" + tag]
+    watch = observed.get()
+    if training or watch is not None:
+        axes = [a for a in range(z.dim()) if a != map.axis % z.dim()]
+        batch_var, batch_mean = torch.var_mean(z, dim=axes, correction=0)
+        if watch is not None:
+            watch.append((mean, var, batch_mean.detach(), batch_var.detach(), z.numel() // mean.numel()))
+        mean, var = batch_mean, batch_var
+    return (z - spread(mean)) * torch.rsqrt(spread(var) + 1e-5)

@@ -21,7 +21,7 @@ from .report import Finding, Report
 
 CHECKS: dict[str, Check] = {}
 _T = 0.3
-_SHAPES = ((3, 4), (3, 2), (3, 3), (3, 1), (3, 6), (3, 8), (2, 3, 8), (2, 4, 8, 8), (2, 3, 8, 8))
+_SHAPES = ((3, 4), (3, 2), (3, 3), (3, 1), (3, 6), (3, 8), (2, 3, 8), (2, 4, 8, 8), (2, 3, 8, 8), (2, 8, 8, 8))
 
 
 @dataclass(frozen=True)
