@@ -220,9 +220,9 @@ def test_a_method_that_cannot_go_back_says_so(name):
 @pytest.mark.parametrize("name", [n for n in LIBRARY if not integrators.get(n).history])
 def test_a_negative_step_undoes_a_step_up_to_its_error(name):
     method, f, y = integrators.get(name), Wave(), start(3)
-    there = method.step(f, 0.0, y, 1e-3, (), None).y
-    back = method.step(f, 1e-3, there, -1e-3, (), None).y
-    assert torch.allclose(back, y, rtol=0, atol=1e-5)
+    there = method.step(f, 0.0, y, 5e-4, (), None).y
+    back = method.step(f, 5e-4, there, -5e-4, (), None).y
+    assert torch.allclose(back, y, rtol=0, atol=5e-6)
 
 
 # ---- symplecticity
@@ -267,8 +267,8 @@ def _expected_calls(method, counts):
         known = [j for j in read[1] if not data.matrices[1][j][j]]
         return len(read[0]) + len(known) + solving
     if isinstance(method, OperatorSplitting):
-        flows = [part for part, _ in method.method.flows]
-        return flows.count("explicit") * method.inner["explicit"].stages + solving
+        inner = [method.inner[part] for part, _ in method.method.flows]
+        return sum(flow.stages for flow in inner if not flow.implicit) + solving  # of one part each
     if isinstance(method, LinearMultistep | VariableBDF) and method.implicit:
         return solving
     return method.stages + counts["jacobians"]  # Rosenbrock methods and exponential ones about df/dy
@@ -286,8 +286,8 @@ def test_a_long_run_costs_the_stated_stages_per_step(name):
         counts.append(f.calls)
     assert counts[-1] == _expected_calls(method, f.counts)
     assert method.stages == method.facts.stages
-    solves = isinstance(method, ImplicitRungeKutta | AdditiveRungeKutta | OperatorSplitting | VariableBDF)
-    if solves or (isinstance(method, LinearMultistep) and method.implicit):
+    solves = isinstance(method, ImplicitRungeKutta | AdditiveRungeKutta | VariableBDF)
+    if solves or (isinstance(method, LinearMultistep | OperatorSplitting) and method.implicit):
         assert f.counts["newton"] >= 1
     elif not method.history:  # a step that starts afresh costs at most one more, or those of a starter
         assert counts[0] - counts[-1] in (0, 1)

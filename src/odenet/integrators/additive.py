@@ -215,6 +215,11 @@ def implicit_matrix(f: Any, t: Time, y: State) -> Tensor | None:
     return ask(weights_of(f, t), y)
 
 
+def closed_solve(f: Any) -> Any:
+    """implicit_solve(scale, y, p) = (I - scale G)^-1 y of a field whose implicit part is G y, else None."""
+    return None if getattr(f, "mask", None) is not None else getattr(getattr(f, "field", f), "implicit_solve", None)
+
+
 def factors_of(f: Any, matrix: Tensor, scale: Time, step: dict[str, Any]) -> dict[str, Any]:
     """What was made of (L, scale) before: in this step, or in the run where no gradient goes through it.
 
@@ -308,6 +313,9 @@ class _Slopes:
 
     def solve(self, t: Time, known: State, gamma: float) -> State:
         """k = g(t, known + h gamma k)."""
+        closed = closed_solve(self.f)
+        if closed is not None:
+            return closed(self.h * gamma, self.f.implicit(t, known), weights_of(self.f, t))
         matrix = implicit_matrix(self.f, t, known)
         if matrix is not None:
             if gamma not in self._scales:

@@ -178,11 +178,10 @@ def _iterate(
     """
     stages = watched.stages
     patient = exact and stages.f.tolerance is None
-    scale, target, rounding, last_places = _scale(stages)
     worst, finite = 0.0, True
     last: Tensor | None = None
     done = lost = torch.zeros(stages.blocks[0], dtype=torch.bool, device=k.device)
-    rate = torch.full(done.shape, _first_rate(stages, eta), dtype=scale.dtype, device=k.device)
+    rate = torch.full(done.shape, _first_rate(stages, eta), dtype=k.real.dtype, device=k.device)
     for n in range(1, most + 1):
         r = stages.flat(watched.residual(k))
         stages.f.counts["newton"] += 1
@@ -193,6 +192,8 @@ def _iterate(
         update = torch.where(stages.spread(done | lost), 0.0, stages.shaped(solve_for(r, k)))
         k = k - update
         moved = stages.flat(stages.moved(update)).abs()
+        if last is None:
+            scale, target, rounding, last_places = _scale(stages, moved)
         size, largest = (moved / scale).square().mean(1).sqrt(), moved.amax(1)
         rate = rate if last is None else (size / last).clamp_min(FASTEST)
         left = torch.where(rate < 1, rate / (1 - rate) * size, math.inf)
@@ -220,13 +221,17 @@ def _first_rate(stages: Stages, eta: float) -> float:
     return eta / (1 + eta)
 
 
-def _scale(stages: Stages) -> tuple[Tensor, float, Tensor, Tensor]:
-    """The unit of updates (nb, s n), how many of it may be left, and per block what rounding may cause and must."""
+def _scale(stages: Stages, moved: Tensor) -> tuple[Tensor, float, Tensor, Tensor]:
+    """The unit of updates (nb, s n), how many of it may be left, and per block what rounding may cause and must.
+
+    moved: the first update, the only size that a state at 0 has
+    """
     s = len(stages.a)
     y = stages.flat(stages.y.unsqueeze(0)).abs().repeat(1, s)
     base = stages.flat(stages.base.expand(s, *stages.y.shape)).abs()
     eps, tiny = torch.finfo(y.dtype).eps, torch.finfo(y.dtype).tiny
-    largest = torch.maximum(y, base).amax(1, keepdim=True).clamp_min(tiny / eps**2)
+    largest = torch.maximum(y, base).amax(1, keepdim=True)
+    largest = torch.where(largest == 0, moved.amax(1, keepdim=True), largest).clamp_min(tiny / eps**2)
     rounding, last_places = (largest * eps ** (2 / 3)).squeeze(1), (largest * 20 * eps).squeeze(1)
     if stages.f.tolerance is None:
         return largest.expand_as(y), 2 * eps, rounding, last_places

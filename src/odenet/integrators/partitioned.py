@@ -73,9 +73,9 @@ class SymplecticSplitting(Integrator):
     def __init__(self, method: Partitioned) -> None:
         self.method = method
         self.order, self.cite, self.when = method.order, method.cite, method.when
-        self._moves = _moves(method)
-        self._reuses = len(self._moves) > 1 and self._moves[0].kick and self._moves[-1].kick
-        self.stages = sum(move.kick for move in self._moves) - self._reuses
+        self.moves = _moves(method)
+        self._reuses = len(self.moves) > 1 and self.moves[0].kick and self.moves[-1].kick
+        self.stages = sum(move.kick for move in self.moves) - self._reuses
 
     def step(self, f: Any, t: Time, y: State, h: Time, carry: Carry, coef: Params | None) -> Step:
         """One step of kicks and drifts."""
@@ -88,7 +88,7 @@ class SymplecticSplitting(Integrator):
     def _compose(self, f: Any, t: Time, y: State, h: Time, carry: Carry, sign: int) -> Step:
         q, p = f.split(y)
         force = carry[0] if carry and self._reuses else None
-        for move in self._moves[::sign]:
+        for move in self.moves[::sign]:
             at, weight = later(t, move.at, h), sign * move.weight
             if move.kick:
                 force = f.kick(at, q) if force is None else force

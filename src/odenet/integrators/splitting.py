@@ -82,19 +82,20 @@ class OperatorSplitting(Integrator):
     """
 
     needs = frozenset({"split"})
-    implicit = True
 
     def __init__(self, method: Splitting) -> None:
         self.method = method
         self.order, self.cite, self.when = method.order, method.cite, method.when
         self.inner = {part: _inner(part, getattr(method, part)) for part in PARTS}
+        self.implicit = any(inner.implicit for inner in self.inner.values())
         moves = [(part, float(a)) for (part, _), a in zip(method.flows, method.fractions) if a]
         before = dict.fromkeys(PARTS, 0.0)
         self._moves: list[tuple[str, float, float]] = []  # part, a, and its clock when the move starts
         for part, a in moves:
             self._moves.append((part, a, before[part]))
             before[part] += a
-        self.stages = sum(self.inner[part].stages for part, _ in moves)
+        halves = sum(self.inner[part].stages for part, _ in moves)
+        self.stages = halves if self.implicit else -(-halves // 2)  # a stage of one part is half an evaluation
 
     def step(self, f: Any, t: Time, y: State, h: Time, carry: Carry, coef: Params | None) -> Step:
         """One step from (t, y)."""

@@ -103,6 +103,14 @@ LIBRARY: dict[str, Any] = {
         cite="Trotter 1959",
         when="Split fields whose parts have good solvers of their own, first order; ends with the stiff part.",
     ),
+    "lie_euler": Splitting(
+        flows=(("explicit", "1"), ("implicit", "1")),
+        order=1,
+        explicit="euler",
+        implicit="euler",
+        cite="Trotter 1959",
+        when="Split fields, an Euler step for one part, then for the other: attention then MLP, velocity then place.",
+    ),
     "strang_splitting": Splitting(
         flows=(("implicit", "1/2"), ("explicit", "1"), ("implicit", "1/2")),
         order=2,

@@ -325,6 +325,8 @@ LIBRARY: dict[str, Any] = {
         cite="Hairer, Norsett & Wanner 1993, DOP853: 8(5,3) after Dormand & Prince",
         when="Adaptive steps at tolerances below 1e-9 on smooth problems; the method of scipy's DOP853.",
     ),
+    # k iterations Y <- y + h f(Y) from Y = y, an implicit skip connection y+ = y + h f(y+) cut short, are polynet_k
+    # for y' = f(y), so they have 1 + z + ... + z^k and nothing of the stability of backward Euler
     "polynet2": Tableau(
         a=("", "1"),
         b="0 1",
@@ -340,6 +342,17 @@ LIBRARY: dict[str, Any] = {
         polynomial="1 1 1 1",
         cite="Zhang et al. 2017 (PolyNet), as a tableau",
         when="To study PolyNet: the Neumann series of backward Euler cut after z^3.",
+    ),
+    # f_2 = (f_1 o f_1 + shallow)/2 with Euler steps of h/2 on the deep path and of h on the shallow one:
+    # (y + h/2 k1 + h/2 k2)/2 + (y + h k1)/2 = y + h (3/4 k1 + 1/4 k2), k2 = f(y + h/2 k1)
+    "fractal2": Tableau(
+        a=("", "1/2"),
+        b="3/4 1/4",
+        order=1,
+        polynomial="1 1 1/8",
+        cite="Larsson et al. 2017 (FractalNet, arXiv 1605.07648), two columns with shared weights; read as Runge-Kutta "
+        "by Lu et al. 2018 (arXiv 1710.10121)",
+        when="Long steps where eigenvalues are negative: T_2(1 + z/4), stable on [-8, 0] for two evaluations.",
     ),
 }
 LIBRARY["dopri5_shampine"] = replace(
