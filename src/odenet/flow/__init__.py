@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .chain import Chain, Transfer
+from . import multilevel
+from .chain import Chain, Invertible, Transfer
 from .events import Event
 from .gradient import GRADIENTS, Gradient
 from .march import March
@@ -19,12 +20,14 @@ __all__ = [
     "Event",
     "Flow",
     "Gradient",
+    "Invertible",
     "March",
     "Solution",
     "Sweep",
     "Transfer",
     "calibrate",
     "check_pair",
+    "multilevel",
     "solve",
     "solve_ivp",
     "sweep",

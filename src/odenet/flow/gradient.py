@@ -15,8 +15,10 @@ from torch import Tensor
 
 from .. import integrators
 from ..errors import BadInput, Incompatible
+from ..integrators import Integrator
 from ..types import Params, State
 from .adjoint import Adjoint, Binomial, Forward
+from .exact import engine, steps_whole, whole_run
 from .march import CLOCK, MASK, March
 from .pullback import Backwards, Replay, Tape, reaches, transformed
 from .record import Record, Shelf
@@ -165,8 +167,37 @@ class Reversible(Gradient):
     ) -> State:
         if not torch.is_grad_enabled():
             return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
-        _refuse_elsewhere(march, y0, theta, self.name)
+        refuse_elsewhere(march, y0, theta, self.name)
         return Backwards.apply(march, save, record, watch, tuple(theta), y0, *theta.values(), *march.own)[0]
+
+
+class Exact(Gradient):
+    """As "reversible", with states in whole numbers 2^-bits X, so that going back gives every bit again.
+
+    A two-step method with |k| < 1, such as "momentum", divides on the way back, and in floating point that multiplies
+    rounding by 1/|k| per step; here the remainders are kept, log2(1/|k|) bits per entry and step. States are rounded to
+    2^-bits and must stay below 2^(58 - bits). Choose it for momentum nets of any depth. Takes two-step methods of fixed
+    k and kicks and drifts; raises Incompatible for others. Maclaurin, Duvenaud & Adams 2015 (arXiv 1502.03492).
+    """
+
+    name = "exact"
+    flat = True
+
+    def __init__(self, bits: int = 44) -> None:
+        if not isinstance(bits, int) or not 1 <= bits <= 52:
+            raise BadInput(f"bits after the point are a whole number from 1 to 52, got {bits!r}.")
+        self.bits = bits
+
+    def check(self, march: March) -> None:
+        engine(march.integrator)
+        Reversible().check(march)
+
+    def __call__(
+        self, march: March, y0: State, theta: Params, *, save: bool, record: Record, watch: Any = None
+    ) -> State:
+        if torch.is_grad_enabled():
+            refuse_elsewhere(march, y0, theta, self.name)
+        return whole_run(march, self.bits, save, record, y0, theta)
 
 
 class Continuous(Gradient):
@@ -216,7 +247,7 @@ class Continuous(Gradient):
     ) -> State:
         if not torch.is_grad_enabled():
             return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
-        _refuse_elsewhere(march, y0, theta, self.name)
+        refuse_elsewhere(march, y0, theta, self.name)
         return Adjoint.apply(self, march, save, record, watch, tuple(theta), y0, *theta.values(), *march.own)
 
 
@@ -245,7 +276,7 @@ class Revolve(Gradient):
     ) -> State:
         if not torch.is_grad_enabled():
             return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
-        _refuse_elsewhere(march, y0, theta, self.name)
+        refuse_elsewhere(march, y0, theta, self.name)
         return Binomial.apply(
             self.checkpoints, march, save, record, watch, tuple(theta), y0, *theta.values(), *march.own
         )
@@ -268,11 +299,12 @@ class ForwardMode(Gradient):
     ) -> State:
         if not torch.is_grad_enabled():
             return Autograd()(march, y0, theta, save=save, record=record, watch=watch)
-        _refuse_elsewhere(march, y0, theta, self.name)
+        refuse_elsewhere(march, y0, theta, self.name)
         return Forward.apply(march, save, record, watch, tuple(theta), y0, *theta.values(), *march.own)
 
 
-def _refuse_elsewhere(march: March, y0: State, theta: Params, name: str) -> None:
+def refuse_elsewhere(march: March, y0: State, theta: Params, name: str) -> None:
+    """Raise Incompatible if the field depends on tensors that this gradient method would not see."""
     if _leaves_elsewhere(march, y0, theta, name):
         raise Incompatible(
             f"gradient {name!r} sees only the state and the weights of the field's module, but the field uses other "
@@ -312,12 +344,19 @@ GRADIENTS: dict[str, Gradient] = {
         Checkpoint("knot"),
         Checkpoint("step"),
         Reversible(),
+        Exact(),
         Revolve(),
         Continuous(),
         Continuous(True),
         ForwardMode(),
     )
 }
+
+
+def possible(gradient: Gradient, integrator: Integrator) -> Gradient:
+    """The gradient, or autograd where it would need an inverse that this method has not."""
+    undoes = {"reversible": integrator.reversible, "exact": steps_whole(integrator)}
+    return gradient if undoes.get(gradient.name, True) else GRADIENTS["autograd"]
 
 
 def resolve(gradient: str | Gradient) -> Gradient:

@@ -109,9 +109,10 @@ class March:
         if not theta:
             return [{}] * (len(self.knots) - 1)
         parts = {name: self.depths[name].unbind(c) for name, c in theta.items()}
+        intervals = len(self.knots) - 1
         return [
-            {name: tuple(part[j] for j in self.depths[name].support(n)) for name, part in parts.items()}
-            for n in range(len(self.knots) - 1)
+            {name: tuple(part[j] for j in self.depths[name].support(n, intervals)) for name, part in parts.items()}
+            for n in range(intervals)
         ]
 
     def gather(self, grads: list[Piece | None], theta: Params) -> list[Tensor]:
@@ -120,7 +121,7 @@ class March:
         for name, c in theta.items():
             parts: list[Tensor | None] = [None] * (c.shape[0])
             for n, piece in enumerate(grads):
-                for j, g in zip(self.depths[name].support(n), piece[name] if piece else ()):
+                for j, g in zip(self.depths[name].support(n, len(grads)), piece[name] if piece else ()):
                     parts[j] = g if parts[j] is None else parts[j] + g  # type: ignore[operator]
             zero = torch.zeros_like(c[0])
             out.append(torch.stack([zero if g is None else g for g in parts]))
@@ -136,11 +137,11 @@ class March:
         moving = {k: v for k, v in weights.items() if k not in fixed}
         if not moving:
             return Rhs(self.field, fixed, mask, self._scale, workspace, self.path)
-        start, width = self.knots[n], self.knots[n + 1] - self.knots[n]
+        start, width, intervals = self.knots[n], self.knots[n + 1] - self.knots[n], len(self.knots) - 1
 
         def at(t: float | Tensor) -> Params:
             s = (t - start) / width
-            return {**fixed, **{k: self.depths[k].value(v, s) for k, v in moving.items()}}
+            return {**fixed, **{k: self.depths[k].value(v, s, n, intervals) for k, v in moving.items()}}
 
         return Rhs(self.field, at, mask, self._scale, workspace, self.path)
 
@@ -198,17 +199,27 @@ class March:
             y, carry = step.y, step.carry
         return y, carry, out
 
-    def over(self, n: int, piece: Piece, y: State, carry: Carry) -> tuple[State, Carry]:
+    def over(self, n: int, piece: Piece, y: State, carry: Carry, record: Record | None = None) -> tuple[State, Carry]:
         """Fixed steps over knot interval n."""
-        return self._fixed(n, self.rhs(n, piece), piece, y, carry, None, Record(), [])
+        record = Record() if record is None else record
+        return self._fixed(n, self.rhs(n, piece), piece, y, carry, None, record, [])
 
     def run(
-        self, y0: State, theta: Params, *, watch: Watch | None = None, record: Record | None = None
+        self,
+        y0: State,
+        theta: Params,
+        *,
+        watch: Watch | None = None,
+        record: Record | None = None,
+        carry: Carry = (),
+        keep: bool = True,
     ) -> tuple[list[State], Carry, Record]:
-        """From the first knot to the last: y0 and the outputs of the marks in order, the last memory, what was done."""
+        """From the first knot to the last: y0 and the outputs of the marks in order, the last memory, what was done.
+
+        carry: a memory to go on from; keep: else only the last output is returned
+        """
         record = Record() if record is None else record
         states, y, pace = [y0], y0, Pace()
-        carry: Carry = ()
         workspace: dict[str, Any] = {}
         for n, piece in enumerate(self.pieces(theta)):
             rhs = self.rhs(n, piece, None if piece else workspace)  # weights that jump make what was kept useless
@@ -220,6 +231,8 @@ class March:
                 y, carry = self._adaptive(n, rhs, piece, y, pace, watch, record, states)
             record.halves += rhs.halves
             record.counts.update(rhs.counts)
+            if not keep:
+                del states[:-1]
             if record.status:
                 break
         return states, carry, record
@@ -238,7 +251,7 @@ class March:
         a, b = self.knots[n], self.knots[n + 1]
         h, last = (b - a) / self.substeps, self.substeps - 1
         unequal = n > 0 and abs(a - self.knots[n - 1] - (b - a)) > 1e-9 * abs(b - a)
-        restart = n == 0 or self.restart or unequal
+        restart = (n == 0 and not carry) or self.restart or unequal
         hurried = record.deadline < math.inf
         for i in range(self.substeps):
             mark = Mark(n, a + i * h, h, i == 0 and restart, (1.0,) if i == last else ())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,18 @@ from torch import Tensor, nn
 from .. import depth as depths
 from .. import integrators
 from ..depth import Depth, PerStep, Shared
-from ..errors import BadInput, Incompatible, SolveFailed
+from ..errors import BadInput, Incompatible
 from ..fields import Field, FirstOrder, wrap
 from ..integrators import Integrator
-from ..types import Params, State
+from ..types import Carry, Params, State
 from . import gradient as gradients
+from . import memory
 from .gradient import Gradient
 from .march import COEF, MASK, March
 from .record import Record, Tolerance
+
+if TYPE_CHECKING:
+    from .modified import ModifiedEquation
 
 STAT = "stat_"  # prefix of the buffers that hold running statistics
 _REMEDY = {
@@ -64,8 +68,10 @@ class Flow(nn.Module):
     span:        (t_0, t_N); h = (t_N - t_0)/(steps * substeps)
     steps:       knot intervals N, each with weights of its own under "per_step"
     substeps:    integrator steps per knot interval (fixed-step methods)
-    gradient:    "autograd", "checkpoint", "discrete" or "reversible"
+    gradient:    "autograd", "checkpoint", "discrete", "reversible" or "exact"
     rtol, atol:  tolerances of an adaptive integrator, which then lands on the knots; with `substeps` it steps fixed
+    survival:    probability that f acts on a sample in the last knot interval in training (a pair: in the first and the
+                 last), linear between from 1; kept values are divided by it (stochastic depth, Huang et al. 2016)
     init:        "iid": every set of weights drawn afresh; "constant": one draw for all depths (an ODE limit exists)
     seed:        of the initial weights
 
@@ -88,6 +94,7 @@ class Flow(nn.Module):
         rtol: float = 1e-6,
         atol: float = 1e-8,
         max_steps: int | None = 10_000,
+        survival: float | tuple[float, float] = 1.0,
         init: str = "iid",
         seed: int = 0,
     ) -> None:
@@ -101,12 +108,14 @@ class Flow(nn.Module):
         if not (rtol > 0 and atol > 0):
             raise BadInput(f"tolerances are positive, got rtol={rtol}, atol={atol}.")
         self._limits = Tolerance(rtol, atol, max_steps)
+        self.survival = _rates(survival)
         self._build(integrator, substeps)
         generator = torch.Generator().manual_seed(seed)
         self.module = self._borrowed(depth)
         self._draw(depth, init == "iid", generator)
         self.coefficients = nn.ParameterDict(self.integrator.coefficients(self.steps, generator) or {})
-        self.controls: tuple[str, ...] = ("u",) if getattr(getattr(self.field, "unit", None), "inputs", 0) else ()
+        driven = getattr(getattr(self.field, "unit", None), "inputs", 0)
+        self.controls: tuple[str, ...] = ("u",) if driven else self.field.controls
         self._march()
 
     # ---- construction --------------------------------------------------------------------------------------------
@@ -132,7 +141,7 @@ class Flow(nn.Module):
             if name in self.field.statistics:
                 self.register_buffer(STAT + name, c)
             else:
-                self.weights[name] = nn.Parameter(c)
+                self.weights[name] = nn.Parameter(self.depths[name].through(c))
 
     def _march(self) -> None:
         depth: dict[str, Depth] = {**self.depths, MASK: PerStep(), **{COEF + k: PerStep() for k in self.coefficients}}
@@ -172,8 +181,8 @@ class Flow(nn.Module):
         """The same field and the same weights (shared, not copied) under another integrator.
 
         steps: total steps, a multiple of the knot intervals; the weight pieces stay. None: one step per interval, or
-        adaptive steps where the method has an error estimate. A reversible gradient becomes autograd
-        where the new method has no inverse. Raises BadInput for steps that are no multiple.
+        adaptive steps where the method has an error estimate. A reversible or exact gradient becomes
+        autograd where the new method has no inverse. Raises BadInput for steps that are no multiple.
         """
         if steps is not None and (_positive("steps", steps) % self.steps):
             raise BadInput(
@@ -192,6 +201,7 @@ class Flow(nn.Module):
             "depths",
             "weights",
             "controls",
+            "survival",
         ):
             setattr(twin, name, getattr(self, name))
         for name, buffer in self.named_buffers(recurse=False):
@@ -200,8 +210,7 @@ class Flow(nn.Module):
         same = twin.integrator.learnable.keys() == self.integrator.learnable.keys()
         fresh = twin.integrator.coefficients(self.steps, torch.Generator().manual_seed(0)) or {}
         twin.coefficients = self.coefficients if same else nn.ParameterDict(fresh)
-        if twin.gradient.name == "reversible" and not twin.integrator.reversible:
-            twin.gradient = gradients.resolve("autograd")
+        twin.gradient = gradients.possible(twin.gradient, twin.integrator)
         twin._march()
         return twin.train(self.training)
 
@@ -229,11 +238,19 @@ class Flow(nn.Module):
         theta = self.field.constrain(stored) if stored else {}
         theta |= {COEF + name: c for name, c in self.coefficients.items()}
         theta |= self._checked(controls)
-        if self.training and self.field.dropout and y is not None:
-            keep = 1.0 - self.field.dropout
-            mask = torch.empty(self.steps, *y.shape, dtype=y.dtype, device=y.device).bernoulli_(keep)
-            theta[MASK] = mask / keep
+        if self.training and y is not None and (self.field.dropout or self.survival != (1.0, 1.0)):
+            theta[MASK] = self._drawn_mask(y)
         return theta
+
+    def _drawn_mask(self, y: State) -> Tensor:
+        """(N, *y.shape): entries of f dropped, or all of a sample's; what is kept is divided by its probability."""
+        keep = 1.0 - self.field.dropout
+        mask = torch.empty(self.steps, *y.shape, dtype=y.dtype, device=y.device).bernoulli_(keep) / keep
+        if self.survival == (1.0, 1.0):
+            return mask
+        rates = torch.linspace(*self.survival, self.steps, dtype=y.dtype, device=y.device)
+        whole = rates.reshape(-1, *[1] * y.dim()).expand(-1, len(y), *[1] * (y.dim() - 1))
+        return mask * torch.bernoulli(whole) / whole
 
     def _stored(self) -> Params:
         """Weights and statistics as they are kept, before constraints."""
@@ -247,7 +264,7 @@ class Flow(nn.Module):
                 "flow(y, u=u)."
             )
         for name, u in controls.items():
-            if u.shape[0] != self.steps:
+            if u.shape[0] != self.march.depths[name].count(self.steps):
                 raise BadInput(
                     f"control {name!r} has {u.shape[0]} entries on its first axis, but the flow has {self.steps} knot "
                     "intervals; give it as (N, B, inputs)."
@@ -286,23 +303,10 @@ class Flow(nn.Module):
         return march
 
     def _run(self, y: State, save: bool, seed: int | None, controls: dict[str, Tensor]) -> tuple[State, Record]:
-        if not isinstance(y, Tensor) or not (y.is_floating_point() or y.is_complex()):
-            given = y.dtype if isinstance(y, Tensor) else type(y).__name__
-            raise BadInput(f"a flow takes a tensor of floating-point numbers, got {given}; write y.float().")
-        width = getattr(self.field, "dim", None)
-        if width is not None and (y.dim() <= self.field.axis or y.shape[self.field.axis] != width):
-            raise BadInput(
-                f"the field {type(self.field).__name__} has width {width}, but y has shape {tuple(y.shape)}; its axis "
-                f"{self.field.axis} must have length {width}."
-            )
-        y = self.lift(y)
+        y = self.lift(memory.admitted(self.field, y))
         record, march = Record(), self._seeded(y, seed)
         out = self.gradient(march, y, self.theta(y, **controls), save=save, record=record)
-        if record.status:
-            raise SolveFailed(
-                f"{self.integrator.name!r} stopped in a flow of {type(self.field).__name__} at t = {record.t:.6g} with "
-                f"h = {record.h:.3g} ({record.status}); use fixed steps (substeps=), a larger rtol, or smaller weights."
-            )
+        memory.refuse_failed(self, record)
         return out, record
 
     def forward(self, y: State, *, seed: int | None = None, **controls: Tensor) -> State:
@@ -319,6 +323,12 @@ class Flow(nn.Module):
         with torch.no_grad():
             return self._run(y, False, seed, controls)[1].nfe
 
+    def resume(self, y: State, remembered: Sequence[State] = ()) -> tuple[State, Carry]:
+        """(y(t_N), memory) from (y(t_0), memory), the latter tensors of the shape of y: the velocity of a lifted field,
+        then what a multistep method carries; () starts afresh."""
+        memory.check_hands_on(self)
+        return memory.resume(self, y, remembered)
+
     def layers(self) -> list[Callable[[Any], Any]]:
         """One callable per knot interval on the stepped state; a multistep method's state is (y, *memory)."""
         if self.controls or "noise" in self.integrator.needs:
@@ -328,12 +338,18 @@ class Flow(nn.Module):
 
     def interval(self, n: int, state: Any) -> Any:
         """Advance over knot interval n (fixed steps, no dropout), differentiable in the state and the weights."""
-        local = {name: c[list(self.march.depths[name].support(n))] for name, c in self._stored().items()}
+        local = {name: c[list(self.march.depths[name].support(n, self.steps))] for name, c in self._stored().items()}
         piece = {name: c.unbind(0) for name, c in (self.field.constrain(local) if local else {}).items()}
         piece |= {COEF + name: (c[n],) for name, c in self.coefficients.items()}
         y, carry = (state[0], tuple(state[1:])) if isinstance(state, tuple) else (state, ())
         y, carry = self.march.over(n, piece, y, carry)
         return (y, *carry) if self.integrator.history else y
+
+    def modified_equation(self, order: int = 2) -> ModifiedEquation:
+        """The equation that these steps really integrate, f_h = f + h^p d_p + ...; see `flow.modified`."""
+        from .modified import modified_equation
+
+        return modified_equation(self, order)
 
     def penalty(self, kind: str = "h1") -> Tensor:
         """Sum over the weights of their depth penalty (see `Depth.penalty`)."""
@@ -353,6 +369,13 @@ def _positive(name: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise BadInput(f"{name} is a positive whole number, got {value!r}; write {name}=16, for instance.")
     return value
+
+
+def _rates(survival: Any) -> tuple[float, float]:
+    first, last = survival if isinstance(survival, tuple | list) else (1.0, survival)
+    if not (0.0 < first <= 1.0 and 0.0 < last <= 1.0):
+        raise BadInput(f"survival is a probability in (0, 1], or a pair of them, got {survival!r}.")
+    return float(first), float(last)
 
 
 def _span(span: Any) -> tuple[float, float]:

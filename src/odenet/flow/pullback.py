@@ -273,6 +273,33 @@ class Replay(torch.autograd.Function):
         return (None,) * 6 + guarded(ctx.name, grads, (g, y0, *values))
 
 
+def undo(
+    march: March,
+    marks: Sequence[Mark],
+    outs: Sequence[Sequence[Any]],
+    pieces: Sequence[Piece],
+    own: Sequence[Tensor],
+    after: tuple[State, Carry],
+    g: tuple[Any, Any],
+    total: Sum,
+) -> tuple[tuple[State, Carry], tuple[Any, Any]]:
+    """(state, memory) before the steps `marks` and their gradients, from those after; each step is undone, then
+    differentiated.
+
+    outs: gradients of every step's outputs; total: where the gradients of the weights are added
+    """
+    (y, carry), (gy, gcarry) = after, g
+    for mark, gouts in zip(reversed(marks), reversed(outs)):
+        piece = pieces[mark.n]
+        y, carry = march.invert(mark, {**piece, **lent(march, own)}, y, carry)
+        # a one-step method recomputes what it had remembered, so its memory takes no part in the gradient
+        one = mark if march.integrator.history else mark._replace(fresh=True)
+        gy, gcarry, gpiece, gown = pull(march, [one], piece, own, (y, carry), (gy, gcarry, gouts))
+        total.add(mark.n, gpiece, gown)
+        gcarry = gcarry if march.integrator.history else ()
+    return (y, carry), (gy, gcarry)
+
+
 class Backwards(torch.autograd.Function):
     """Forward: run and keep the last state. Backward: undo each step, then differentiate it."""
 
@@ -280,7 +307,7 @@ class Backwards(torch.autograd.Function):
 
     @staticmethod
     def forward(march, save, record, watch, names, y0, *values):  # type: ignore[no-untyped-def, override]
-        states, carry, _ = march.run(y0, dict(zip(names, values)), record=record, watch=watch)
+        states, carry, _ = march.run(y0, dict(zip(names, values)), record=record, watch=watch, keep=save)
         memory = tuple(c.clone() for c in carry) if march.integrator.history else ()
         return (torch.stack(states) if save else states[-1].clone(), *memory)
 
@@ -300,30 +327,25 @@ class Backwards(torch.autograd.Function):
         with torch.set_grad_enabled(transformed()):
             pieces, total = march.pieces(theta), Sum(march, theta, own)
             outs, gy = split(g, ctx.save, marks)
-            gcarry: Carry = ()
-            for mark, gouts in zip(reversed(marks), reversed(outs)):
-                piece = pieces[mark.n]
-                y, carry = march.invert(mark, {**piece, **_lent(march, own)}, y, carry)
-                # a one-step method recomputes what it had remembered, so its memory takes no part in the gradient
-                one = mark if march.integrator.history else mark._replace(fresh=True)
-                gy, gcarry, gpiece, gown = pull(march, [one], piece, own, (y, carry), (gy, gcarry, gouts))
-                total.add(mark.n, gpiece, gown)
-                gcarry = gcarry if march.integrator.history else ()
+            end = y
+            (y, _), (gy, _) = undo(march, marks, outs, pieces, own, (y, carry), (gy, ()), total)
             gy = torch.zeros_like(y0) if gy is None else gy
             grads = (gy + g[0] if ctx.save else gy, *total.result())
             if not transformed():
-                _compare(y0, y)
+                compare(y0, y, end)
         return (None,) * 5 + guarded("reversible", grads, (g, y0, *values))
 
 
-def _lent(march: March, own: Sequence[Tensor]) -> Piece:
+def lent(march: March, own: Sequence[Tensor]) -> Piece:
     """The weights of the forward pass, where the module holds others by now."""
     return {} if all(a is b for a, b in zip(march.own, own)) else march.borrowed(own)
 
 
-def _compare(y0: State, back: State) -> None:
-    """Warn or raise where running backwards did not lead to the start."""
-    lost = float(torch.linalg.vector_norm(back - y0)) / max(float(torch.linalg.vector_norm(y0)), 1e-30)
+def compare(y0: State, back: State, end: State | None = None) -> None:
+    """Warn or raise where running backwards from `end` did not lead to the start, in units of the start or, where that
+    is zero, of the end."""
+    size = float(torch.linalg.vector_norm(y0)) or (0.0 if end is None else float(torch.linalg.vector_norm(end)))
+    lost = float(torch.linalg.vector_norm(back - y0)) / max(size, 1e-30)
     if lost < 1e3 * torch.finfo(y0.dtype).eps ** 0.75:
         return
     sentence = (
