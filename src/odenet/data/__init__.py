@@ -2,7 +2,7 @@
 
 load("digits")                         a Dataset: x, y, x_val, y_val, x_test, y_test, classes
 load("spirals", seed=1, n=500, turns=2.0)
-idx_folder("mnist/"), cifar_folder("cifar-10-batches-bin/")
+idx_folder("mnist/"), cifar_folder("cifar-10-batches-bin/"), stl10_folder("stl10_binary/"), svhn_folder("svhn/")
 register("mine", function)             function(seed=0, **options) -> Dataset
 """
 
@@ -12,9 +12,10 @@ import inspect
 from typing import Any
 
 from ..errors import BadInput
-from . import digits, sequences, toy
+from . import digits, mechanics, radial, sequences, signals, toy
 from .dataset import DATA, Dataset, split
 from .readers import cifar_folder, idx_folder, read_idx
+from .readers_matlab import stl10_folder, svhn_folder
 
 names, get, register = DATA.names, DATA.get, DATA.register
 
@@ -25,11 +26,16 @@ __all__ = [
     "get",
     "idx_folder",
     "load",
+    "mechanics",
     "names",
+    "radial",
     "read_idx",
     "register",
     "sequences",
+    "signals",
     "split",
+    "stl10_folder",
+    "svhn_folder",
     "toy",
 ]
 

@@ -21,7 +21,7 @@ class Dataset:
     """Training, validation and test parts that share no sample.
 
     x, x_val, x_test:  inputs (n, D) in float32, images flattened; sequences (n, T, D)
-    y, y_val, y_test:  labels (n,) or (n, T) in int64, or real targets (n, D')
+    y, y_val, y_test:  labels in int64, (n,), (n, T) at every step or (n, H, W) of every pixel, or real targets (n, D')
     classes:           number of classes; None for regression
     image:             (C, H, W) where a row of x is a flattened image
     """

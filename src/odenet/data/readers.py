@@ -60,9 +60,9 @@ def idx_folder(folder: str | Path, seed: int = 0) -> Dataset:
     Pixels divided by 255; validation is one sixth of the training files, class by class, fixed by `seed`.
     Raises BadInput for a missing, damaged or mismatched file.
     """
-    folder = _folder(folder)
+    folder = folder_of(folder)
     train, test = (_idx_part(folder, part) for part in ("train", "t10k"))
-    return _assemble(folder.resolve().name, train, test, (1, *train[0].shape[1:]), 1 / 6, seed)
+    return assemble(folder.resolve().name, train, test, (1, *train[0].shape[1:]), 1 / 6, seed)
 
 
 def _idx_part(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +97,7 @@ def cifar_folder(folder: str | Path, seed: int = 0, labels: str = "fine") -> Dat
     """
     if labels not in ("fine", "coarse"):
         raise BadInput(f'labels={labels!r} is not one of CIFAR-100\'s two: write "fine" or "coarse".')
-    folder = _folder(folder)
+    folder = folder_of(folder)
     hundred = (folder / "train.bin").is_file()
     files = ["train.bin"] if hundred else [f"data_batch_{k}.bin" for k in range(1, 6)]
     classes = 10 if not hundred else 100 if labels == "fine" else 20
@@ -105,7 +105,7 @@ def cifar_folder(folder: str | Path, seed: int = 0, labels: str = "fine") -> Dat
     parts = [_cifar_file(folder / name, 1 + hundred, column, classes) for name in files]
     train = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
     test = _cifar_file(folder / ("test.bin" if hundred else "test_batch.bin"), 1 + hundred, column, classes)
-    return _assemble(f"cifar{100 if hundred else 10}", train, test, (3, 32, 32), 0.1, seed, classes)
+    return assemble(f"cifar{100 if hundred else 10}", train, test, (3, 32, 32), 0.1, seed, classes)
 
 
 def _cifar_file(path: Path, label_bytes: int, column: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -119,14 +119,15 @@ def _cifar_file(path: Path, label_bytes: int, column: int, classes: int) -> tupl
     return table[:, label_bytes:], y
 
 
-def _folder(folder: str | Path) -> Path:
+def folder_of(folder: str | Path) -> Path:
+    """A folder that exists; raises BadInput otherwise."""
     folder = Path(folder)
     if not folder.is_dir():
         raise BadInput(f"there is no folder {str(folder)!r}; nothing is downloaded, so put the files there first.")
     return folder
 
 
-def _assemble(
+def assemble(
     name: str,
     train: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
@@ -135,6 +136,10 @@ def _assemble(
     seed: int,
     classes: int | None = None,
 ) -> Dataset:
+    """Training and test images (n, ...) in bytes with labels as a Dataset, `fraction` of the training part held out.
+
+    Pixels divided by 255, flattened in the order (C, H, W) that `image` names; the split is class by class.
+    """
     (x, y), (x_test, y_test) = train, test
     classes = classes or int(max(y.max(), y_test.max())) + 1
     rows, val = cut(np.arange(len(y)), y, fraction, seed)

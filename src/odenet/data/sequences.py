@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import torch
 
 from ..errors import BadInput
 from .dataset import DATA, Dataset, split
+from .digits import digits
 
 
 def adding(seed: int = 0, n: int = 2000, length: int = 50) -> Dataset:
@@ -49,5 +53,29 @@ def copy(seed: int = 0, n: int = 1000, delay: int = 20, memory: int = 10, symbol
     return split("copy", x, y, classes=symbols + 1, seed=seed, stratify=False)
 
 
-DATA.register("adding", adding)
-DATA.register("copy", copy)
+def sequential_digits(seed: int = 0) -> Dataset:
+    """The `digits`, pixel by pixel in rows from the top: x (n, 64, 1), one label for each sequence.
+
+    A small form of sequential MNIST (Q. Le, N. Jaitly & G. Hinton, arXiv 1504.00941), with 64 steps for 784. Choose it
+    for recurrent nets on real data.
+    """
+    return _pixels("sequential_digits", seed, np.arange(64))
+
+
+def permuted_digits(seed: int = 0, permutation: int = 0) -> Dataset:
+    """The same with the 64 pixels in one random order, fixed by `permutation` and the same for every `seed`.
+
+    Neighbours are far apart now, so it needs a longer memory: a small form of permuted sequential MNIST (Le et al.).
+    """
+    return _pixels("permuted_digits", seed, np.random.default_rng(permutation).permutation(64))
+
+
+def _pixels(name: str, seed: int, order: np.ndarray) -> Dataset:
+    rows = torch.from_numpy(order)
+    whole = digits(seed)
+    x, x_val, x_test = (part[:, rows, None] for part in (whole.x, whole.x_val, whole.x_test))
+    return replace(whole, name=name, x=x, x_val=x_val, x_test=x_test, image=None)
+
+
+for _make in (adding, copy, sequential_digits, permuted_digits):
+    DATA.register(_make.__name__, _make)

@@ -58,7 +58,8 @@ def swiss_roll(seed: int = 0, n: int = 513, noise: float = 0.0) -> Dataset:
     """Two interleaved spirals r (cos a, sin a), a in [0, 4 pi]: r = a / 4 pi and r = a / 4 pi + 1/5.
 
     Two full turns need a deep net: for comparing depths. E. Haber & L. Ruthotto, Stable architectures for
-    deep neural networks, Inverse Problems 34 (2018) 014004.
+    deep neural networks, Inverse Problems 34 (2018) 014004; their example has 513 points in each class, every
+    second one held out, where this one is split by the seed.
     """
     rng = np.random.default_rng(seed)
     y = _labels(n, 2)
@@ -69,7 +70,8 @@ def swiss_roll(seed: int = 0, n: int = 513, noise: float = 0.0) -> Dataset:
 def ellipses(seed: int = 0, n: int = 1000, noise: float = 0.0) -> Dataset:
     """(r cos a, 2/5 r sin a), uniform in a and r: r in [0, 1] inside (class 0), in [1, 2] outside (1).
 
-    A class surrounded by another, touching it: for the effect of width. Haber & Ruthotto 2018.
+    A class surrounded by another, touching it: for the effect of width. Haber & Ruthotto 2018, whose example has
+    1000 points in each class for training and 200 for tests.
     """
     rng = np.random.default_rng(seed)
     y = _labels(n, 2)
@@ -89,8 +91,8 @@ def peaks_height(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def peaks(seed: int = 0, n: int = 5000, noise: float = 0.0) -> Dataset:
     """Points of [-3, 3]^2 by height of MATLAB's `peaks`: 5 classes, bands of equal height from bottom to top.
 
-    As many points of each class, uniform in its region. Curved and disconnected regions: for comparing
-    architectures at equal width. Haber & Ruthotto 2018.
+    As many points of each class, uniform in its region (in the paper, points of a grid). Curved and disconnected
+    regions: for comparing architectures at equal width. Haber & Ruthotto 2018.
     """
     rng = np.random.default_rng(seed)
     want = np.bincount(_labels(n, 5), minlength=5)
