@@ -16,30 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import odenet as on
+from nets_examples import example
 from odenet.errors import BadInput
-
-IMAGE = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-ARGUMENTS: dict[str, tuple[dict[str, Any], Any]] = {
-    "cnn": ({"channels": 1, "classes": 3, "size": 8, "widths": [4], "hidden": [5]}, IMAGE),
-    "perceptron": ({"dim_in": 5}, torch.ones(3, 5)),
-    "mlp": ({"dim_in": 5, "dim_out": 3, "norm": "weight"}, torch.ones(3, 5)),
-    "tree_net": ({"vocabulary": 7, "dim_out": 3, "width": 4}, [((1, 2), 3), 4]),
-}
-
-
-def example(name: str) -> tuple[dict[str, Any], Any]:
-    if name in ARGUMENTS:
-        return ARGUMENTS[name]
-    if on.nets.get(name).takes == "sequence":
-        return {"dim_in": 5, "dim_out": 3, "width": 4}, torch.linspace(-1, 1, 60).reshape(3, 4, 5)
-    return {"dim_in": 5, "dim_out": 3, "width": 6, "steps": 3}, torch.linspace(-1, 1, 15).reshape(3, 5)
 
 
 def shaken(net: nn.Module) -> nn.Module:
     """Weights that no seed gives."""
     with torch.no_grad():
         for p in net.parameters():
-            p.add_(torch.randn(p.shape, dtype=p.dtype))
+            p.add_(0.1 * torch.randn(p.shape, dtype=p.dtype))
     return net.eval()
 
 

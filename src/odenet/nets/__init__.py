@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
-from . import base, baselines, zoo
+from . import base, baselines, continuous, images, zoo
 from .base import NETS, net
 from .baselines import attention, cnn, gru, lstm, mlp, perceptron, perceptron_rule, rnn, tree_net
+from .continuous import (
+    anode,
+    equilibrium,
+    heavy_ball,
+    nais_net,
+    neural_ode,
+    sodef,
+    sonode,
+    stable_ode,
+    steady_state,
+    tisode,
+)
+from .controlled import neural_cde, ode_rnn
+from .grids import densenet, imexnet, mgnet
+from .images import (
+    hamiltonian_cnn,
+    lm_resnet20,
+    lm_resnet32,
+    lm_resnet44,
+    lm_resnet56,
+    lm_resnet110,
+    parabolic_cnn,
+    resnet20,
+    resnet32,
+    resnet44,
+    resnet56,
+    resnet110,
+    second_order_cnn,
+)
+from .lipschitz import convex_potential, lipschitz_resnet, nonexpansive
+from .multilevel import rescale_stencils, widen
+from .particles import particle_transformer
+from .recurrent import antisymmetric_rnn, cornn, gru_ode, lipschitz_rnn, unicornn
+from .reversible import (
+    hamiltonian_reversible_cnn,
+    hyperbolic_cnn,
+    leapfrog_cnn,
+    midpoint_cnn,
+    momentum_cnn,
+    revnet,
+)
 from .storage import load, save
-from .transfer import Pad
+from .temporal import tcn
+from .transfer import Connector, Haar, Pad, PadChannels, Pool, SpaceToDepth
 from .zoo import (
     antisymmetric,
     hamiltonian,
@@ -26,35 +68,90 @@ names, get, register = NETS.names, NETS.get, NETS.register
 
 __all__ = [
     "NETS",
+    "Connector",
+    "Haar",
     "Pad",
+    "PadChannels",
+    "Pool",
+    "SpaceToDepth",
+    "anode",
     "antisymmetric",
+    "antisymmetric_rnn",
     "attention",
     "base",
     "baselines",
     "cnn",
+    "continuous",
+    "convex_potential",
+    "cornn",
+    "densenet",
+    "equilibrium",
     "get",
+    "grids",
     "gru",
+    "gru_ode",
     "hamiltonian",
+    "hamiltonian_cnn",
     "hamiltonian_h2",
     "hamiltonian_j",
     "hamiltonian_one_layer",
+    "hamiltonian_reversible_cnn",
+    "heavy_ball",
+    "hyperbolic_cnn",
+    "images",
+    "imexnet",
     "leapfrog",
+    "leapfrog_cnn",
+    "lipschitz_resnet",
+    "lipschitz_rnn",
     "lm_resnet",
+    "lm_resnet20",
+    "lm_resnet32",
+    "lm_resnet44",
+    "lm_resnet56",
+    "lm_resnet110",
     "load",
     "lstm",
+    "mgnet",
     "midpoint",
+    "midpoint_cnn",
     "mlp",
     "momentum",
+    "momentum_cnn",
+    "nais_net",
     "names",
     "net",
+    "neural_cde",
+    "neural_ode",
+    "nonexpansive",
+    "ode_rnn",
     "parabolic",
+    "parabolic_cnn",
+    "particle_transformer",
     "perceptron",
     "perceptron_rule",
     "register",
+    "rescale_stencils",
     "resnet",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+    "reversible",
+    "revnet",
     "rnn",
     "save",
     "second_order",
+    "second_order_cnn",
+    "sodef",
+    "sonode",
+    "stable_ode",
+    "steady_state",
+    "tcn",
+    "tisode",
     "tree_net",
+    "unicornn",
+    "widen",
     "zoo",
 ]

@@ -23,15 +23,7 @@ from ..registry import Registry
 NETS: Registry[Callable[..., nn.Module]] = Registry(
     "net",
     "odenet.nets",
-    planned=(
-        "resnet20",
-        "parabolic_cnn",
-        "hamiltonian_cnn",
-        "second_order_cnn",
-        "hyperbolic_cnn",
-        "lm_resnet20",
-        "mgnet",
-    ),
+    planned=("mgnet",),
 )
 
 

@@ -43,7 +43,8 @@ class Recurrent(nn.Sequential):
     def unrolled(self, x: Tensor) -> tuple[Tensor, list[Callable[[Tensor], Tensor]]]:
         """The start h_0 (B, layers W) and the maps h_t -> h_(t+1), one for each entry of x (B, T, D).
 
-        The head reads the last W columns. Back-propagation through time is the adjoint of this list. Raises
+        The head reads the last W columns (`read`). A map takes (k B, layers W) too: k copies of the batch.
+        Back-propagation through time is the adjoint of this list. Raises
         Incompatible for a gated or bidirectional net: its state is not one vector moved forward.
         """
         core = self[0].core
@@ -52,10 +53,14 @@ class Recurrent(nn.Sequential):
         h0 = x.new_zeros(len(x), core.num_layers * core.hidden_size)
         return h0, [partial(_rnn_step, core, x[:, t]) for t in range(x.shape[1])]
 
+    def read(self, h: Tensor) -> Tensor:
+        """The output from a state (B, layers W)."""
+        return self[1](h[..., -self[1].in_features :])  # type: ignore[operator]
+
 
 def _rnn_step(core: nn.RNN, x: Tensor, h: Tensor) -> Tensor:
-    """h_k <- tanh(W_k h_(k-1) + b_k + V_k h_k + c_k) through the stacked layers; h (B, layers W)."""
-    below, new = x, []
+    """h_k <- tanh(W_k h_(k-1) + b_k + V_k h_k + c_k) through the stacked layers; h (k B, layers W)."""
+    below, new = x.repeat(len(h) // len(x), 1), []
     for k, state in enumerate(h.chunk(core.num_layers, dim=-1)):
         w, v, b, c = (getattr(core, f"{name}_l{k}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
         below = torch.tanh(F.linear(below, w, b) + F.linear(state, v, c))

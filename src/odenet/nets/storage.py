@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadInput
+from ..flow.multilevel import prolong, restrict
 from .base import NETS
 
 FORMAT = "odenet-1"
@@ -108,6 +109,14 @@ def _rebuilt(path: Path, header: dict[str, str]) -> nn.Module:
             f"{path} holds weights but no recipe (the net was not made by a function of odenet.nets from plain "
             "values); build the net yourself and write load(path, into=net)."
         )
+    return built(spec)
+
+
+def built(spec: Mapping[str, Any]) -> nn.Module:
+    """The net of a recipe {"net": name, "args": {...}, "doublings": d}, with its initial weights."""
     name, args = spec["net"], dict(spec["args"])
     options = args.pop("options", {})
-    return NETS.get(name)(**args, **options)
+    net = NETS.get(name)(**args, **options)
+    for _ in range(abs(doublings := spec.get("doublings", 0))):
+        net = prolong(net) if doublings > 0 else restrict(net)
+    return net
