@@ -30,17 +30,12 @@ from .robustness import (
     title,
     weight_noise,
 )
-from .sensitivity import (
-    Activity,
-    Sensitivity,
-    activity,
-    gradient_norms,
-    input_jacobian,
-    sensitivity,
-    singular_values,
-)
+from .sensitivity import Activity, Sensitivity, activity, gradient_norms, input_jacobian, singular_values
 from .spectrum import LayerSpectrum, lognorm_integral, spectra, spectral_metrics
+from .suite import analyse, further
 from .tables import Table, eigenvalue_table, exchange_table, layer_table
+from .tangents import LARGE, largest
+from .trials import trials
 from .unroll import BUDGET, Unrolled, affordable, in_evaluation, name_of, unroll
 from .verdict import Evidence, Verdict, judge
 
@@ -78,7 +73,7 @@ class Report:
 
         return figures(self)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, figures: bool = True) -> Path:
         """report.json, a CSV for every table, every figure as PNG and SVG, into `folder` (made if missing)."""
         from .plots import write
 
@@ -94,7 +89,7 @@ class Report:
                 writer = csv.writer(file)
                 writer.writerow(table.columns)
                 writer.writerows(table.rows)
-        for name, figure in self.figures().items():
+        for name, figure in self.figures().items() if figures else ():
             write(figure, folder / name)
         return folder
 
@@ -115,6 +110,8 @@ def report(
     *,
     integrators: Sequence[Any] = ("euler", "midpoint", "rk4"),
     noise: Sequence[float] = (0.05, 0.1, 0.2),
+    attacks: Sequence[float] = (0.05, 0.1, 0.2),
+    box: tuple[float, float] | None = None,
     seed: int = 0,
     points: int = 16,
     layers: int = 64,
@@ -125,11 +122,16 @@ def report(
     """Stability of a Flow, a Chain with flows, an nn.Sequential or a list of callables, at inputs x (B, ...).
 
     y:       class labels (B,), for the accuracy metrics
-    points:  samples at which Jacobians are taken, drawn with `seed` (fewer where they would not fit in memory)
+    points:  samples at which Jacobians are taken, drawn with `seed` (fewer where they would not fit in memory). States
+             of more than 384 entries (images) have none formed: 2 samples, extreme eigenvalues of 4 layers and leading
+             singular values of 8, all from products with vectors
     layers:  at most so many layers are analysed one by one, evenly spread over depth
     noise:   levels relative to the spread of x and of each weight tensor, averaged over `draws`
+    attacks: largest change of an entry under attack, relative to the spread of x; none: no attacks, no curvature
+    box:     (low, high) of valid inputs, which attacks do not leave
     integrators, refine:  the same weights are run under these, with 1, 2, 4 steps per knot interval
-    quick:   4 points at most (2 for 16 layers of width 128), one draw of the noise, one or two steps per interval
+    quick:   4 points at most (2 for 16 layers of width 128), one draw of the noise, one or two steps per interval;
+             of the metrics below the line only lesions and prolongation
 
     Metrics are maxima over layers and samples unless said otherwise; those that a model cannot have are absent.
         amplification_max, inside_share    of all modes, under the integrator
@@ -144,9 +146,33 @@ def report(
         output_sensitivity                 |d output/d input|_2, a lower bound of the network's Lipschitz constant
         gradient_min, gradient_max, gradient_ratio    |dL/dtheta_n| over layers
         saturated_share, dead_share        of the worst activation
+        range_inside_share, numerical_radius          of W(h df/dy), which holds the eigenvalues: see `geometry`
+        eigenvector_condition              kappa of the eigenvectors of df/dy; inf where it is defective
+        contractivity_margin               smallest 2 r - h c of a monotone field; >= 0 where its layers contract
+        sensitivity_median                 of |dy_N/dy_j|_2 over j and samples
+        lyapunov_max, lyapunov_min, log_volume        exponents of dy_N/dy_0 per unit of time, log of its determinant
+        difference_rate, difference_rate_bound        of two trajectories, and the mean logarithmic norm along them
+        symplectic_defect, symplectic_defect_whole    |M^T O M - O|_2 of a layer, and of a whole flow
+        reversibility_float32, reversibility_float64  |y_0 - undo(run(y_0))|/|y_0|; gradient_angle: what that costs
+        gradient_oscillation, gradient_oscillation_riesz    |d^2 g|/|g| over depth, of (1/h) dL/dc and of its Riesz
+                                           representative in H1 with length span/10
         energy_drift                       relative, over 256 steps with the weights of the first layer
+        energy_over_linear                 of a second-order net, over that of the linear wave equation; 1 at most
+        lipschitz_lower, lipschitz_upper, lipschitz_layerwise    of the whole network: found; proved; without structure
+        certified_radius, certified_radius_mean       margin/(sqrt(2) lipschitz_upper), in units of x
         proved_nonexpansive, proved_nonvanishing      1 or 0
         accuracy, accuracy_input_noise_*, accuracy_weight_noise_*, accuracy_<integrator>_x<factor>
+        ----
+        lesion_max, lesion_mean            |dy|/|y| of the output where one layer is the identity
+        prolongation_change                |dy|/|y| with twice the layers and the same theta(t)
+        observed_order, discretisation_error          of the output against dopri8 at fixed theta(t), and the error
+                                           at the net's own h; observed_order_differences: without a reference
+        critical_h_<integrator>            largest h at which, and below which, it keeps the accuracy within 0.1
+        output_change_bf16, _int8, accuracy_bf16, _int8         with rounded weights
+        robust_accuracy_linf_<eps>, robust_accuracy_area_linf   under attack; called accuracy_bound_* as soon as one of
+                                           the masking_flags is up (their sentences are in the table "masking")
+        zero_gradient_*, *_excess, margin_gain_*      what those flags look at: see `attack_curve`
+        hessian_max, hessian_residual, sharpness      of the loss: see `sharpness.sharpness`
     Choose it to compare architectures, or to find out why one does not train. Raises BadInput for x that is no
     batch of floating-point numbers, labels that are no whole numbers, or a model that is no row of layers.
     """
@@ -156,26 +182,32 @@ def report(
     if quick:
         points, draws, refine = min(points, 4), 1, [k for k in refine if k <= 2]
     budget = BUDGET // 32 if quick else BUDGET
-    u = unroll(net, _drawn(x, affordable(net, x, points, budget), seed))
+    u = unroll(net, _drawn(x, _count(net, x, points, budget, quick), seed))
     if labels is not None:
         check_scores(u.leave(u.states[-1][0]), labels)
-    found, products = _analyse(u, layers)
-    gradients = gradient_norms(u.model, *_some(u, net, x, labels), seed) if products else []
+    analysis = analyse(u, layers, quick)
+    found, products = analysis.spectra, analysis.products
+    gradients = gradient_norms(u.model, *_some(u, x, labels), seed) if products else []
     seen = activity(u.model, u.x if products is None else _many(u, x))
     growth = perturbation_growth(u, seed=seed)
     metrics: dict[str, float] = {"layers": u.depth, "points": len(u.x), **spectral_metrics(found)}
     metrics |= _bounds(u, found) | _products(u, products, growth) | _training(gradients, seen)
     drift = energy_drift(u)
     metrics |= {} if drift is None else {"energy_drift": drift}
+    more, tables = further(analysis, growth, *_some(u, x, labels), seed, quick)
+    metrics |= more
     contracts, survives = nonexpansive(u), nonvanishing(u)
     verdict = judge(Evidence(u, found, products, contracts, survives, exact_nonexpansive(u)))
     metrics |= {"proved_nonexpansive": int(contracts), "proved_nonvanishing": int(survives)}
-    tables = {"layers": layer_table(found, products, growth, gradients)}
+    tables = {"layers": layer_table(found, products, growth, gradients), **tables}
     tables |= {"eigenvalues": eigenvalue_table(found)} if found else {}
     if labels is not None:
         scores, noisy = _accuracy(net, x, labels, integrators, noise, seed, draws, refine)
         metrics |= scores
         tables |= noisy
+    numbers, shown = trials(u, _whole(net), x, labels, integrators, attacks, box, seed, quick)
+    metrics |= numbers
+    tables |= shown
     flow = found[0].interval.flow if found else None
     return Report(verdict, metrics, tables, name_of(flow) if flow else "", _frame(found) if found else None)
 
@@ -199,17 +231,19 @@ def _drawn(x: Tensor, count: int, seed: int) -> Tensor:
     return x[order[:count].sort().values.to(x.device)]
 
 
-def _analyse(u: Unrolled, layers: int) -> tuple[list[LayerSpectrum], Sensitivity | None]:
-    if u.finite_until < u.depth:
-        return spectra(u, layers), None
-    return spectra(u, layers), sensitivity(u, layers)
+def _count(net: Any, x: Tensor, points: int, budget: int, quick: bool) -> int:
+    """How many samples are analysed: as many as memory allows, and few where every number takes many runs."""
+    one = unroll(net, x[:1])
+    if largest(one) > LARGE:
+        return min(points, len(x), 1 if quick else 2)
+    return affordable(net, x, points, budget, one)
 
 
 def _many(u: Unrolled, x: Tensor) -> Tensor:
     return x[:_SAMPLES].to(u.x)
 
 
-def _some(u: Unrolled, net: Any, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _some(u: Unrolled, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return _many(u, x), None if labels is None else labels[:_SAMPLES]
 
 
@@ -230,12 +264,11 @@ def _exp(x: float) -> float:
 def _products(u: Unrolled, s: Sensitivity | None, growth: Tensor) -> dict[str, float]:
     if s is None:
         return {}
-    whole = singular_values(s.whole)
     return {
         "sensitivity_max": float(s.backward.max()),
         "sensitivity_min": float(s.backward.min()),
-        "singular_max": float(whole.max()),
-        "singular_min": float(whole.min()),
+        "singular_max": float(s.values.max()),
+        **({} if s.whole is None else {"singular_min": float(s.values.min())}),
         "transient_max": float(s.forward.max()),
         "forward_random": s.random,
         "forward_worst": float(s.forward[-1].max()),
@@ -287,8 +320,7 @@ def _accuracy(
     draws: int,
     refine: Sequence[int],
 ) -> tuple[dict[str, float], dict[str, Table]]:
-    twin = in_evaluation(net)
-    model = twin if isinstance(twin, nn.Module) else _Row(twin)
+    model = _whole(net)
     clean = accuracy(model, x, y)
     of_input = input_noise(model, x, y, noise, draws, seed)
     of_weights = weight_noise(model, x, y, noise, draws, seed)
@@ -304,6 +336,12 @@ def _accuracy(
         out |= {f"accuracy_{name}_x{factor}": a for (name, factor), a in swapped.items()}
         tables["exchange"] = exchange_table(swapped, refine)
     return out, tables
+
+
+def _whole(net: Any) -> nn.Module:
+    """A copy in evaluation mode, a list of callables as one module."""
+    twin = in_evaluation(net)
+    return twin if isinstance(twin, nn.Module) else _Row(twin)
 
 
 class _Row(nn.Module):

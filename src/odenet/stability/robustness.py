@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadInput, Incompatible, SolveFailed
-from ..flow import Chain, Flow
+from .attacks import scores
+from .twins import PRECISIONS, quantised, refined, title
 from .unroll import Parts, Unrolled, flat, in_evaluation
 
 
@@ -72,42 +73,50 @@ def weight_noise(
     return found
 
 
+def quantisation(model: nn.Module, x: Tensor, y: Tensor | None = None) -> dict[str, float]:
+    """What rounding the weights to bf16 and int8 costs: output_change_<precision>, the largest |dy|/|y| over samples,
+    and with labels accuracy_<precision> (see `twins.quantised`). Choose it before a net is put on a small device."""
+    found: dict[str, float] = {}
+    model = in_evaluation(model)
+    out = scores(model, x)
+    for precision in PRECISIONS:
+        moved = scores(quantised(model, precision), x)
+        change = (moved - out).norm(dim=1) / out.norm(dim=1).clamp(min=torch.finfo(out.dtype).tiny)
+        found[f"output_change_{precision}"] = float(change.max())
+        if y is not None:
+            found[f"accuracy_{precision}"] = float((moved.argmax(1) == y).double().mean())
+    return found
+
+
 def _draws(x: Tensor, draws: int, seed: int) -> Iterator[Tensor]:
     for draw in range(draws):
         yield torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + draw)).to(x)
 
 
 def exchange(
-    model: Flow | Chain, x: Tensor, y: Tensor, integrators: Sequence[Any], refine: Sequence[int] = (1, 2, 4)
-) -> dict[tuple[str, int], float]:
+    model: nn.Module, x: Tensor, y: Tensor, integrators: Sequence[Any], refine: Sequence[float] = (1, 2, 4)
+) -> dict[tuple[str, float], float]:
     """Accuracy of the same weights under other integrators with 1, 2, 4 times the steps; keys (integrator,
     factor).
 
-    Integrators that the field does not suit are left out; one that fails to finish counts as 0. A net that is
-    a discretised ODE hardly changes; one that has learned its own integrator does (Ott et al. 2021).
+    A factor of 1/2 or 1/4 takes longer steps, over knot intervals that are merged where need be (see `refined`).
+    Integrators that the field does not suit are left out, and factors that the number of intervals does not allow; one
+    that fails to finish counts as 0. A net that is a discretised ODE hardly changes; one that has learned its own
+    integrator does (Ott et al. 2021).
     """
-    found: dict[tuple[str, int], float] = {}
+    found: dict[tuple[str, float], float] = {}
     for integrator in integrators:
         for factor in refine:
             try:
                 twin = refined(model, integrator, factor)
             except Incompatible:
                 break
+            except BadInput:
+                if factor >= 1:
+                    raise
+                continue
             found[title(integrator), factor] = _accuracy_if_finished(twin, x, y)
     return found
-
-
-def refined(model: Flow | Chain, integrator: Any, factor: int) -> nn.Module:
-    """The same weights under `integrator` with `factor` steps per knot interval, in every flow."""
-    if isinstance(model, Flow):
-        return model.with_integrator(integrator, model.steps * factor)
-    parts = [p.with_integrator(integrator, p.steps * factor) if isinstance(p, Flow) else p for p in model.parts]
-    return Chain(*parts)
-
-
-def title(integrator: Any) -> str:
-    """The name of an integrator, or its class where it has none."""
-    return integrator if isinstance(integrator, str) else integrator.name or type(integrator).__name__
 
 
 def _accuracy_if_finished(model: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -118,14 +127,14 @@ def _accuracy_if_finished(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def exchange_matrix(
-    models: Mapping[str, Flow | Chain], x: Tensor, y: Tensor, integrators: Sequence[Any], refine: int = 1
+    models: Mapping[str, nn.Module], x: Tensor, y: Tensor, integrators: Sequence[Any], refine: float = 1
 ) -> list[list[float | None]]:
     """Rows: the given nets, named by what they were trained under; columns: test integrators; None where
     unsuited."""
     return [list(_row(exchange(model, x, y, integrators, (refine,)), integrators)) for model in models.values()]
 
 
-def _row(found: dict[tuple[str, int], float], integrators: Sequence[Any]) -> Iterator[float | None]:
+def _row(found: dict[tuple[str, float], float], integrators: Sequence[Any]) -> Iterator[float | None]:
     by_name = {name: value for (name, _), value in found.items()}
     for integrator in integrators:
         yield by_name.get(title(integrator))

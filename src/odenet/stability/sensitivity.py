@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..depth import PerStep, PiecewiseLinear
 from ..fields import Field
 from ..fields.activations import Activation, Pointwise
 from ..flow import Flow
@@ -36,34 +37,45 @@ class Sensitivity:
 
     backward:  |dy_N/dy_j|_2, (J, P); smallest: the smallest singular value of the same, (J, P)
     forward:   |dy_{j+1}/dy_0|_2, (J, P)
+    random:    root mean square growth of a random perturbation of y_0: |dy_N/dy_0|_F/sqrt(D), mean over samples
+    values:    singular values of dy_N/dy_0 in falling order, (P, min(M, D)), or the leading ones of a large state
+    prefixes:  the same of dy_{j+1}/dy_0 for every j in `at`, (P, K_j) each
     whole:     dy_N/dy_0, (P, M, D)
+
+    `smallest` and `whole` are None, and `values` few, where the states are too large for Jacobians.
     """
 
     at: list[int]
     backward: Tensor
-    smallest: Tensor
     forward: Tensor
-    whole: Tensor
+    random: float
+    values: Tensor
+    prefixes: list[Tensor]
+    smallest: Tensor | None = None
+    whole: Tensor | None = None
 
-    @property
-    def random(self) -> float:
-        """Root mean square growth of a random perturbation of y_0: |dy_N/dy_0|_F/sqrt(D), mean over samples."""
-        return float((self.whole.norm(dim=(1, 2)) / self.whole.shape[-1] ** 0.5).mean())
+
+def layer_jacobians(unrolled: Unrolled) -> list[Tensor]:
+    """The Jacobian of every layer in all parts of its state, (P, rows, columns) each."""
+    states = unrolled.states
+    return [jacobian(layer.run, states[n], flat(states[n + 1]).shape[1]) for n, layer in enumerate(unrolled.layers)]
 
 
-def sensitivity(unrolled: Unrolled, layers: int = 64) -> Sensitivity:
-    """All products, their norms at no more than `layers` evenly spread layers. Memory: one Jacobian per layer."""
+def sensitivity(unrolled: Unrolled, layers: int = 64, steps: Sequence[Tensor] | None = None) -> Sensitivity:
+    """All products, their norms at no more than `layers` evenly spread layers. Memory: one Jacobian per layer.
+
+    steps: the `layer_jacobians`, formed if not given
+    """
     states, depth = unrolled.states, unrolled.depth
-    sizes = [flat(state).shape[1] for state in states]
     own = [state[0][0].numel() for state in states]
-    steps = [jacobian(unrolled.layers[n].run, states[n], sizes[n + 1]) for n in range(depth)]
+    steps = layer_jacobians(unrolled) if steps is None else steps
     at = evenly(range(depth), layers)
     ahead = steps[0][:, :, : own[0]]
-    forward = {0: _norm(ahead[:, : own[1]])}
+    prefixes = [singular_values(ahead[:, : own[1]])]
     for n in range(1, depth):
         ahead = steps[n] @ ahead
         if n in at:
-            forward[n] = _norm(ahead[:, : own[n + 1]])
+            prefixes.append(singular_values(ahead[:, : own[n + 1]]))
     back: Tensor | None = None
     backward: dict[int, Tensor] = {}
     smallest: dict[int, Tensor] = {}
@@ -73,8 +85,17 @@ def sensitivity(unrolled: Unrolled, layers: int = 64) -> Sensitivity:
             values = singular_values(_on_position(back, own[n], unrolled.layers[n]))
             backward[n], smallest[n] = values[:, 0], values[:, -1]
     assert back is not None
-    found = (torch.stack([d[n] for n in at]) for d in (backward, smallest, forward))
-    return Sensitivity(at, next(found), next(found), next(found), back[:, :, : own[0]])
+    whole = back[:, :, : own[0]]
+    return Sensitivity(
+        at,
+        torch.stack([backward[n] for n in at]),
+        torch.stack([values[:, 0] for values in prefixes]),
+        float((whole.norm(dim=(1, 2)) / whole.shape[-1] ** 0.5).mean()),
+        prefixes[-1],
+        prefixes,
+        torch.stack([smallest[n] for n in at]),
+        whole,
+    )
 
 
 def _on_position(S: Tensor, width: int, layer: Layer) -> Tensor:
@@ -89,10 +110,6 @@ def singular_values(S: Tensor) -> Tensor:
     bad = ~S.flatten(1).isfinite().all(1)
     values = torch.linalg.svdvals(torch.where(bad[:, None, None], torch.zeros_like(S), S))
     return torch.where(bad[:, None], torch.full_like(values, math.nan), values)
-
-
-def _norm(S: Tensor) -> Tensor:
-    return singular_values(S)[:, 0]
 
 
 def input_jacobian(unrolled: Unrolled) -> Tensor:
@@ -153,8 +170,9 @@ def scalar(out: Tensor, y: Tensor | None, seed: int) -> Tensor:
 
 def _flow_gradients(flow: Flow) -> list[float]:
     """The norm over all weights with a coefficient for every knot."""
-    local = [w.grad for name, w in flow.weights.items() if flow.depths[name].count(2) != flow.depths[name].count(3)]
-    if not local or any(g is None for g in local):
+    per_knot = (PerStep, PiecewiseLinear)
+    local = [w.grad for name, w in flow.weights.items() if isinstance(flow.depths[name], per_knot)]
+    if not local or any(g is None for g in local) or len({len(g) for g in local if g is not None}) > 1:
         return []
     squares = [(g.flatten(1) ** 2).sum(1) for g in local]  # type: ignore[union-attr]
     return torch.stack(squares).sum(0).sqrt().tolist()

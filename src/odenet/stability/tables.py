@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .sensitivity import Sensitivity
@@ -37,11 +38,17 @@ def layer_table(
         back: list[float | None] = [None] * 5
         if s is not None:
             b = s.backward[i]
-            back = [float(v) for v in (b.min(), b.mean(), b.max(), s.smallest[i].min(), s.forward[i].max())]
+            low = None if s.smallest is None else float(s.smallest[i].min())
+            back = [float(b.min()), float(b.mean()), float(b.max()), low, float(s.forward[i].max())]
         f = by_layer.get(n)
-        of_field: list[float | None] = [None] * 6 if f is None else [
-            float(v.max()) for v in (f.growth, f.lognorm_2, f.lognorm_1, f.lognorm_inf, f.abscissa, f.henrici)
-        ]  # fmt: skip
+        of_field: list[float | None] = (
+            [None] * 6
+            if f is None
+            else [
+                None if v is None else float(v.max())
+                for v in (f.growth, f.lognorm_2, f.lognorm_1, f.lognorm_inf, f.abscissa, f.henrici)
+            ]
+        )
         own = flows[n] if n < len(flows) and len(flows) >= len(growth) - 1 else None
         rows.append((n, f.interval.t if f else None, *back, float(growth[n + 1].max()), *of_field, own))
     return Table(columns, rows)
@@ -68,7 +75,17 @@ def _short(x: float) -> float:
     return x if isinstance(x, int) else float(f"{x:.6g}")
 
 
-def exchange_table(found: Mapping[tuple[str, int], float], refine: Sequence[int]) -> Table:
+def singular_table(s: Sensitivity) -> Table:
+    """One row for every singular value of dy_{j+1}/dy_0: layer j, index from 0, and smallest, median and largest value
+    over samples."""
+    rows = []
+    for n, values in zip(s.at, s.prefixes):
+        low, middle, high = values.amin(0), values.quantile(0.5, dim=0), values.amax(0)
+        rows += [(n, i, *map(_short, row)) for i, row in enumerate(torch.stack((low, middle, high), 1).tolist())]
+    return Table(("layer", "index", "min", "median", "max"), rows)
+
+
+def exchange_table(found: Mapping[tuple[str, float], float], refine: Sequence[float]) -> Table:
     """Accuracies: a row for every integrator, a column for every refinement."""
     names = list(dict.fromkeys(name for name, _ in found))
     rows = [(name, *(found.get((name, factor)) for factor in refine)) for name in names]

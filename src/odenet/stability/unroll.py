@@ -8,18 +8,20 @@ differentiated with respect to.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import BadInput, SolveFailed
+from ..errors import BadInput, Incompatible, SolveFailed
 from ..fields import Rhs
 from ..flow import Chain, Flow
+from ..flow.chain import links
 from ..flow.march import COEF, Piece
+from ..flow.memory import joined, parted
 from ..flow.record import Mark, Record
 from ..flow.sweep import layers_of
 
@@ -59,6 +61,7 @@ class Unrolled:
     model:  the copy that was unrolled (double precision if it could be, evaluation mode)
     x:      the inputs, (P, ...)
     leave:  what follows the last state: the output is leave(y_N)
+    enter:  what comes before the first state: y_0 = enter(x)
     """
 
     model: Any
@@ -66,6 +69,7 @@ class Unrolled:
     layers: tuple[Layer, ...]
     states: tuple[Parts, ...]
     leave: Callable[[Tensor], Tensor]
+    enter: Callable[[Tensor], Tensor] = field(default=lambda x: x)
 
     @property
     def depth(self) -> int:
@@ -81,8 +85,8 @@ class Unrolled:
 
 
 def unroll(model: Any, x: Tensor) -> Unrolled:
-    """The layers of a Flow, a Chain with flows, an nn.Sequential or a list of callables, and its states for x
-    (P, ...).
+    """The layers of a Flow, a Chain with flows, a recurrent net, an nn.Sequential or a list of callables, and its
+    states for x (P, ...).
 
     Raises BadInput for a model that is not a row of layers, or x that is not a batch of floating-point
     numbers.
@@ -91,6 +95,10 @@ def unroll(model: Any, x: Tensor) -> Unrolled:
         given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise BadInput(f"stability is measured on a batch of real floating-point inputs (B, ...), got {given}.")
     twin, x = in_double(model, x)
+    with torch.no_grad():
+        driven = _along_data(twin, x)
+    if driven is not None:
+        return driven
     parts = row(twin)
     where = [i for i, part in enumerate(parts) if isinstance(part, Flow)]
     first, end = (where[0], where[-1] + 1) if where else (0, len(parts))
@@ -147,23 +155,30 @@ def _assemble(
         layers.append(Layer(run, interval))
         states.append(layers[-1].run(states[-1]))
 
-    for part in inner:
+    linked = links(inner)
+    for i, part in enumerate(inner):
         if not isinstance(part, Flow):
-            add(_between(last, part))
+            add(_mapped(last, part) if linked[i] else _between(last, part))
             last = None
             continue
         if not layers:
             states[0] = (part.lift(states[0][0]),)
+        elif linked[i - 1]:
+            add(_entering(part))
         elif last is not None or part.lift(states[-1][0]).shape != states[-1][0].shape:
             add(_between(last, part.lift))
-        for run, interval in _intervals(part, states[-1][0]):
+        for run, interval in _intervals(part, states[-1]):
             add(run, interval)
         last = part
 
     def leave(y: Tensor) -> Tensor:
         return _forward(list(after), last.lower(y) if last is not None else y)
 
-    return Unrolled(model, x, tuple(layers), tuple(states), leave)
+    def enter(x: Tensor) -> Tensor:
+        y = _forward(list(before), x)
+        return inner[0].lift(y) if inner and isinstance(inner[0], Flow) else y
+
+    return Unrolled(model, x, tuple(layers), tuple(states), leave, enter)
 
 
 def _between(flow: Flow | None, module: Callable[[Tensor], Tensor]) -> Callable[[Parts], Parts]:
@@ -173,10 +188,56 @@ def _between(flow: Flow | None, module: Callable[[Tensor], Tensor]) -> Callable[
     return lambda parts: (module(flow.lower(parts[0])),)
 
 
-def _intervals(flow: Flow, y: Tensor) -> list[tuple[Callable[[Parts], Parts], Interval]]:
+def _mapped(flow: Flow | None, transfer: Callable[[Tensor], Tensor]) -> Callable[[Parts], Parts]:
+    """A transfer that maps y and, alike, what the flow before it remembered."""
+    return lambda parts: tuple(transfer(part) for part in (_parted(flow, parts) if flow is not None else parts))
+
+
+def _parted(flow: Flow, parts: Parts) -> Parts:
+    y, carry = parted(flow, parts[0], tuple(parts[1:]))
+    return (y, *carry)
+
+
+def _entering(flow: Flow) -> Callable[[Parts], Parts]:
+    """The state that a flow steps, from y and the memory that it goes on from."""
+
+    def run(parts: Parts) -> Parts:
+        y, carry = joined(flow, parts[0], parts[1:])
+        return (y, *carry)
+
+    return run
+
+
+def _along_data(model: Any, x: Tensor) -> Unrolled | None:
+    """A recurrent net over the sequences x: its layers are the intervals of time, with the data in them.
+
+    Without intervals of a flow (stacked flows, jumps, split fields, whose stability is not that of the sum) the layers
+    are plain maps; None for a model that is no row of maps of one state.
+    """
+    if not hasattr(model, "unrolled"):
+        return None
+    found = model.driven(x) if hasattr(model, "driven") else None
+    if found is not None and "split" not in found[0].integrator.needs:
+        flow, start, controls = found
+        layers = [Layer(run, interval) for run, interval in _intervals(flow, (start,), controls)]
+    else:
+        try:
+            start, maps = model.unrolled(x)
+        except Incompatible:
+            return None
+        layers = [Layer(_mapped(None, m)) for m in maps]
+    states: list[Parts] = [(start,)]
+    for layer in layers:
+        states.append(layer.run(states[-1]))
+    return Unrolled(model, x, tuple(layers), tuple(states), model.read, lambda x: model.unrolled(x)[0])
+
+
+def _intervals(
+    flow: Flow, start: Parts, controls: Mapping[str, Tensor] | None = None
+) -> list[tuple[Callable[[Parts], Parts], Interval]]:
     """The intervals of a flow from a (lifted) state, each replaying the steps that a run over it took."""
-    march, theta, record = flow.march, flow.theta(y), Record()
-    march.run(y, theta, record=record)
+    march, theta, record = flow.march, flow.theta(start[0], **(controls or {})), Record()
+    march.run(start[0], theta, record=record, carry=start[1:])
     if record.status:
         raise SolveFailed(
             f"{name_of(flow)} stopped at t = {record.t:.6g} with h = {record.h:.3g} ({record.status}), so there are no "
@@ -189,7 +250,8 @@ def _intervals(flow: Flow, y: Tensor) -> list[tuple[Callable[[Parts], Parts], In
 
 def _replay(flow: Flow, marks: list[Mark], piece: Piece) -> Callable[[Parts], Parts]:
     def run(parts: Parts) -> Parts:
-        y, carry, _ = flow.march.replay(marks, piece, parts[0], tuple(parts[1:]))
+        memory = () if marks[0].fresh else tuple(parts[1:])  # a method that starts afresh at the knot forgets
+        y, carry, _ = flow.march.replay(marks, piece, parts[0], memory)
         return (y, *carry) if flow.integrator.history else (y,)
 
     return run
@@ -207,12 +269,12 @@ def name_of(flow: Flow) -> str:
     return flow.integrator.name or type(flow.integrator).__name__
 
 
-def affordable(model: Any, x: Tensor, points: int, budget: int = BUDGET) -> int:
+def affordable(model: Any, x: Tensor, points: int, budget: int = BUDGET, one: Unrolled | None = None) -> int:
     """How many of `points` samples keep all Jacobians together within `budget` entries; at least 1.
 
-    Raises BadInput where a single sample takes more than 8 BUDGET (1 GB).
+    one: x[:1] unrolled, where it is at hand. Raises BadInput where a single sample takes more than 8 BUDGET (1 GB).
     """
-    one = unroll(model, x[:1])
+    one = unroll(model, x[:1]) if one is None else one
     sizes = [sum(part[0].numel() for part in state) for state in one.states]
     entries = sum(a * b for a, b in pairwise(sizes))
     if entries > 8 * BUDGET:

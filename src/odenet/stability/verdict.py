@@ -109,16 +109,26 @@ def _broken(e: Evidence) -> Verdict:
 
 
 def _proved(e: Evidence) -> Verdict:
-    interval = e.unrolled.layers[0].interval
-    assert interval is not None
     fading, remedy, layer = _vanishing(e)
     return Verdict(
-        f"Proved stable: the field is monotone and h lies within the contractivity limit of {name_of(interval.flow)} "
-        f"at every layer, so no perturbation of the state grows, whatever the input{fading}.",
+        f"Proved stable: {_reason(e)}, whatever the input{fading}.",
         "proved",
         True,
         layer,
         remedy,
+    )
+
+
+def _reason(e: Evidence) -> str:
+    intervals = [layer.interval for layer in e.unrolled.layers if layer.interval is not None]
+    if all("monotone" in interval.flow.march.field.offers for interval in intervals):
+        return (
+            f"the field is monotone and h lies within the contractivity limit of {name_of(intervals[0].flow)} at every "
+            "layer, so no perturbation of the state grows"
+        )
+    return (
+        "the Lipschitz constants of the layers, bounded by the singular values of their weights, multiply to 1 at "
+        "most, so no perturbation of the first state is larger in the last"
     )
 
 
@@ -187,10 +197,10 @@ def _grows(e: Evidence, worst: tuple[float, str, int], expected: float) -> Verdi
             if expected == 1.0
             else (f"modes outside the region explain no more than a factor {_factor(expected)}")
         )
+        departure = "" if top.henrici is None else f", departure from normality {float(top.henrici.max()):.2g}"
         why = (
-            f" yet {inside}: the growth is transient (logarithmic norm "
-            f"{float(top.lognorm_2.max()):.3g}, departure from normality {float(top.henrici.max()):.2g}) or comes from "
-            "the change of the Jacobian with depth;"
+            f" yet {inside}: the growth is transient (logarithmic norm {float(top.lognorm_2.max()):.3g}{departure}) or "
+            "comes from the change of the Jacobian with depth;"
         )
         remedy = f"use {shorter}, a parabolic field, or weights that vary slowly with depth"
         layer = top.layer
