@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from .fit import Fit, fit
 from .methods import METHODS, Method, Run
+from .multilevel import fit_multilevel
 from .tasks import Streamed, Supervised, predict
 
 names, register = METHODS.names, METHODS.register
 
-__all__ = ["METHODS", "Fit", "Method", "Run", "Streamed", "Supervised", "fit", "names", "predict", "register"]
+__all__ = [
+    "METHODS",
+    "Fit",
+    "Method",
+    "Run",
+    "Streamed",
+    "Supervised",
+    "fit",
+    "fit_multilevel",
+    "names",
+    "predict",
+    "register",
+]

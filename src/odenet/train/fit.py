@@ -53,7 +53,7 @@ def fit(
     weight_decay: float = 0.0,
     clip: float | None = None,
     loss: Any = None,
-    penalty: Mapping[str, float] | Callable[[nn.Module], Tensor] | None = None,
+    penalty: Mapping[str, float] | Callable[..., Tensor] | None = None,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     validation: Any = None,
     validate_every: int | None = None,
@@ -71,7 +71,8 @@ def fit(
     method:    "adam", "adamw", "sgd" (momentum=, nesterov=) or "lbfgs"; further words are its options
     batch:     batch size; None: the method's own (128; lbfgs: all data)
     schedule:  of the learning rate: a name from train.schedules ("cosine", "one_cycle", ...)
-    penalty:   weights of depth penalties such as {"h1": 1e-3, "l2": 1e-4}, or a function of the net
+    penalty:   weights of depth penalties such as {"h1": 1e-3, "l2": 1e-4}, or a function of the net, or of the net
+               and the batch (such as nets.steady_state())
     validate_every, patience:  measure on the validation part every so many steps; end when its loss has not improved
                for `patience` measurements, and go back to the best weights
     callbacks: called with the Fit after every step; one that returns True ends the run
@@ -95,7 +96,7 @@ def fit(
 
     def losses(given: Any) -> dict[str, Tensor]:
         terms = problem.losses(net, given)
-        return {**terms, "penalty": _penalty(net, penalty)} if penalty else terms
+        return {**terms, "penalty": _penalty(net, penalty, given)} if penalty else terms
 
     advance = chosen.begin(
         Run(
@@ -210,9 +211,11 @@ def _settle(net: nn.Module, problem: Any) -> None:
         calibrate(net, train[0].split(512))
 
 
-def _penalty(net: nn.Module, penalty: Mapping[str, float] | Callable[[nn.Module], Tensor]) -> Tensor:
+def _penalty(net: nn.Module, penalty: Mapping[str, float] | Callable[..., Tensor], batch: Any) -> Tensor:
     if callable(penalty):
-        return penalty(net)
+        given = [p for p in inspect.signature(penalty).parameters.values() if p.default is p.empty]
+        places = [p for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        return penalty(net, batch) if len(places) > 1 else penalty(net)
     flows = [m for m in net.modules() if isinstance(m, Flow)]
     if not flows:
         raise BadInput("depth penalties act on flows, and this net has none; give penalty as a function of the net.")
