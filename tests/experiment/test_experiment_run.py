@@ -51,7 +51,7 @@ def test_the_theory_cases_are_units_of_their_own() -> None:
         ({"integrators": ("rk44",)}, UnknownName, "no integrator is called 'rk44'; did you mean 'rk4'"),
         ({"data": "diigts"}, UnknownName, "no data set is called 'diigts'; did you mean 'digits'"),
         ({"data": "nowhere/at/all"}, BadInput, "there is no data folder"),
-        ({"data": "adding"}, BadInput, "compare scores the accuracy of classes on vectors"),
+        ({"data": "adding"}, BadInput, "net 'resnet' takes a vector, but data set 'adding' has sequences"),
         ({"nets": ("lstm",)}, BadInput, "net 'lstm' takes a sequence, but data set 'moons' has vectors of length 2"),
         ({"nets": ("resnet",), "integrators": ("verlet",)}, Incompatible, "'verlet' needs a separable field"),
         ({"nets": ("hamiltonian",), "width": 5}, BadInput, "width"),
@@ -63,6 +63,33 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(
 ) -> None:
     with pytest.raises(error, match=sentence):
         todo(**words)
+
+
+SEQUENCE: dict[str, Any] = {**TINY, "spans": (1.0,), "lr": (1e-2,), "seeds": 1, "train_steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("data", "nets", "score"), [("adding", ("cornn", "tcn"), "R²"), ("copy", ("lipschitz_rnn", "gru"), "accuracy")]
+)
+def test_nets_on_sequences_are_compared_on_classes_and_on_real_targets(
+    data: str, nets: tuple[str, ...], score: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = on.data.load(data, n=60, **({"length": 5} if data == "adding" else {"delay": 2, "memory": 2, "symbols": 3}))
+    monkeypatch.setattr(run.data_sets, "load", lambda name, seed: small)
+    monkeypatch.setattr(run, "judge", lambda net, data: {"verdict": "", "standing": "", "stable": None, "metrics": {}})
+    words = {**SEQUENCE, "data": data, "nets": nets, "workers": 1, "integrators": ("euler",)}
+    results = on.compare(**words, progress=False)
+    assert not results.failures and f"{score} %" in str(results) and f"Test {score} on {data}" in results.caption
+    for row in results.rows:
+        net = on.load(results.folder / "nets" / f"{row['net']}-{row['integrator']}.safetensors").eval()
+        out, y = net(small.x_test).detach(), small.y_test
+        if data == "copy":
+            expected = float((out.argmax(-1) == y).double().mean())
+        else:
+            expected = float(1 - ((out - y) ** 2).sum() / ((y - y.mean(0)) ** 2).sum())
+        assert row["accuracy"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert (row["nfe"] > 0) == (row["integrator"] != "-") and row["span"] is None
+    assert results.to_csv().splitlines()[0].split(",")[3] == ("r2" if data == "adding" else "accuracy")
 
 
 def test_a_pair_that_does_not_fit_is_left_out_with_its_reason_if_the_net_has_another() -> None:

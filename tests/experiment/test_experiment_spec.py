@@ -38,7 +38,8 @@ def test_the_id_depends_on_what_is_run_and_not_on_where() -> None:
     assert elsewhere.id == ODD.id and len(ODD.id) == 64
     changes = {
         "data": "digits", "nets": ("mlp",), "integrators": (), "seeds": 3, "width": 8, "steps": 3, "lr": (1e-3,),
-        "spans": (2.0,), "train_steps": 7, "batch": 9, "reference": "mlp/-", "theory": True, "quick": True,
+        "spans": (2.0,), "train_steps": 7, "batch": 9, "reference": "mlp/-", "protocol": "equal_time",
+        "theory": True, "quick": True,
     }  # fmt: skip
     fields = {f.name for f in dataclasses.fields(Experiment)} - {"name", "out", "workers"}
     assert fields == changes.keys(), "every field that changes the run is tried"

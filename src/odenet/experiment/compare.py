@@ -24,7 +24,7 @@ from .statistics import Difference, Summary
 from .store import Run, write
 
 RIGHT = (5, 6, 7)  # columns of numbers in the comparison table
-FOUND = ("net", "integrator", "accuracy %", "parameters", "nfe", "seconds", "stability")
+FOUND = ("net", "integrator", "{} %", "parameters", "nfe", "seconds", "stability")
 APART = ("net", "integrator", "difference", "reading")
 _QUICK = (
     "Quick: fewer nets, one learning rate and span, shallower nets and fewer training steps than the full comparison."
@@ -85,7 +85,9 @@ class Results:
 
     def __str__(self) -> str:
         cells = self.comparison()
-        found = tables.text(tables.columns(cells, FOUND), self.caption, right=(2, 3, 4, 5))
+        found = tables.text(
+            tables.columns(cells, [n.format(self.score) for n in FOUND]), self.caption, right=(2, 3, 4, 5)
+        )
         apart = tables.text(tables.columns(cells, APART), f"Paired difference to {self.reference}, points", right=(2,))
         blocks = [found, apart, self.remark] if len(cells) > 1 else []
         if self.theory:
@@ -104,7 +106,7 @@ class Results:
 
     def comparison(self) -> list[list[str]]:
         """Cells of the comparison table, header first."""
-        return tables.comparison(self.summaries, self.differences)
+        return tables.comparison(self.summaries, self.differences, self.score)
 
     def theory_rows(self) -> list[list[str]]:
         """Case, prediction, measurement, agrees."""
@@ -112,18 +114,29 @@ class Results:
         return [[r["case"], r["prediction"], r["measurement"], "yes" if r["agrees"] else "NO"] for r in rows]
 
     @property
+    def measure(self) -> str:
+        """What nets are compared by: "accuracy" of labels, or "r2" of real targets."""
+        return next((row["measure"] for row in self.rows if "measure" in row), "accuracy")
+
+    @property
+    def score(self) -> str:
+        """The measure as a word in a sentence."""
+        return tables.MEASURES[self.measure]
+
+    @property
     def caption(self) -> str:
         e = self.experiment
         over = f"mean ± sd over {e.seeds} seeds" if e.seeds > 1 else "one seed"
-        return f"Test accuracy on {e.data}, {over}; difference to {self.reference}"
+        over += f", {e.protocol.replace('_', ' ')}" if e.protocol else ""
+        return f"Test {self.score} on {e.data}, {over}; difference to {self.reference}"
 
     @property
     def remark(self) -> str:
         """How to read the differences."""
         why = "as asked" if self.experiment.reference else "best on validation"
         return (
-            f"Differences are in points of accuracy, paired by seed, with 95 % t-intervals, against {self.reference} "
-            f"({why}). {statistics.note(self.differences)} "
+            f"Differences are in points of {self.score}, paired by seed, with 95 % t-intervals, against "
+            f"{self.reference} ({why}). {statistics.note(self.differences)} "
             "nfe: field evaluations of one forward pass; seconds: of one training."
         )
 
@@ -133,7 +146,15 @@ class Results:
 
     def to_csv(self) -> str:
         """One line for each net, integrator and seed."""
-        return tables.comma_separated(tables.COLUMNS, self.rows)
+        columns, rows = self._columns()
+        return tables.comma_separated(columns, rows)
+
+    def _columns(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """Columns and rows with the score under the name of what it is."""
+        name = self.measure
+        return [name if c == "accuracy" else c for c in tables.COLUMNS], [
+            {**row, name: row["accuracy"]} for row in self.rows
+        ]
 
     def to_dataframe(self) -> Any:
         """The rows as a pandas.DataFrame; raises NotBuiltYet, with the line to type, where pandas is not installed."""
@@ -141,7 +162,8 @@ class Results:
             import pandas
         except ImportError:
             raise NotBuiltYet('pandas is not installed; write: pip install "odenet[df]"') from None
-        return pandas.DataFrame(self.rows, columns=[*tables.COLUMNS, "lr", "span", "val_accuracy"])
+        columns, rows = self._columns()
+        return pandas.DataFrame(rows, columns=[*columns, "lr", "span", "val_accuracy"])
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -58,8 +58,8 @@ def _canvas(width: float, height: float) -> tuple[Canvas, Axes]:
     return canvas, canvas.add_subplot()
 
 
-def accuracy(rows: Sequence[Mapping[str, Any]], summaries: Sequence[Summary]) -> Drawing:
-    """Test accuracy of every seed, and the mean of every pair."""
+def accuracy(rows: Sequence[Mapping[str, Any]], summaries: Sequence[Summary], score: str = "accuracy") -> Drawing:
+    """Test accuracy (or another score) of every seed, and the mean of every pair."""
 
     def draw() -> Canvas:
         canvas, ax = _rows([s.key for s in summaries])
@@ -72,14 +72,14 @@ def accuracy(rows: Sequence[Mapping[str, Any]], summaries: Sequence[Summary]) ->
             ax.plot(scores, [place] * len(scores), "o", ms=5, color=BLUE, alpha=0.55, mew=0)
             if s.accuracy is not None:
                 ax.plot([100 * s.accuracy] * 2, [place - 0.3, place + 0.3], color=INK, lw=2)
-        ax.set_xlabel("test accuracy %")
+        ax.set_xlabel(f"test {score} %")
         return canvas
 
     columns = ("net", "integrator", "seed", "accuracy")
-    return Drawing("accuracy", "Test accuracy: one dot for each seed, a bar at the mean.", columns, rows, draw)
+    return Drawing("accuracy", f"Test {score}: one dot for each seed, a bar at the mean.", columns, rows, draw)
 
 
-def differences(found: Sequence[Difference], reference: str) -> Drawing:
+def differences(found: Sequence[Difference], reference: str, score: str = "accuracy") -> Drawing:
     """Mean paired difference of every pair, with its interval."""
     shown = [d for d in found if d.mean is not None and d.reading != "reference"]
 
@@ -91,7 +91,7 @@ def differences(found: Sequence[Difference], reference: str) -> Drawing:
             if d.low is not None and d.high is not None:
                 ax.plot([100 * d.low, 100 * d.high], [place, place], color=colour, lw=2, solid_capstyle="round")
             ax.plot(100 * (d.mean or 0.0), place, "o", ms=6, color=colour)
-        ax.set_xlabel(f"test accuracy minus that of {reference}, points")
+        ax.set_xlabel(f"test {score} minus that of {reference}, points")
         return canvas
 
     caption = "Paired differences with 95 % t-intervals; grey: no difference detectable, red: lower, green: higher."

@@ -7,6 +7,8 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from .tables import MEASURES
+
 
 class Plain:
     """Says nothing."""
@@ -85,6 +87,9 @@ def _said(key: str, result: dict[str, Any]) -> str:
     if "error" in result:
         return f"{key}: failed, {result['error']}"
     scores = [r["accuracy"] for r in result["rows"] if r.get("accuracy") is not None]
+    if not scores and not any("agrees" in r for r in result["rows"]):
+        return f"{key}: done"
     if not scores:
         return f"{key}: {sum(bool(r.get('agrees')) for r in result['rows'])} of {len(result['rows'])} predictions hold"
-    return f"{key}: accuracy {100 * sum(scores) / len(scores):.1f} %"
+    score = MEASURES[result["rows"][0].get("measure", "accuracy")]
+    return f"{key}: {score} {100 * sum(scores) / len(scores):.1f} %"

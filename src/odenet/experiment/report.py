@@ -21,9 +21,9 @@ def drawings(results: Results) -> list[Drawing]:
     """Every figure that the results have data for."""
     out = []
     if results.summaries:
-        out.append(plots.accuracy(results.rows, results.summaries))
+        out.append(plots.accuracy(results.rows, results.summaries, results.score))
         if results.experiment.seeds > 1 and len(results.summaries) > 1 and results.reference:
-            out.append(plots.differences(results.differences, results.reference))
+            out.append(plots.differences(results.differences, results.reference, results.score))
         out.append(plots.learning(results.rows, results.experiment.train_steps))
     return out + [plots.theory(name, case) for name, case in results.theory.items() if "figure" in case]
 
@@ -71,7 +71,7 @@ def headline(results: Results) -> list[str]:
     if scored:
         low, high = min(scored, key=lambda s: s.accuracy or 0.0), max(scored, key=lambda s: s.accuracy or 0.0)
         said.append(
-            f"{len(scored)} pairs of net and integrator on {results.experiment.data}: mean test accuracy from "
+            f"{len(scored)} pairs of net and integrator on {results.experiment.data}: mean test {results.score} from "
             f"{tables.percent(low.accuracy)} % ({low.key}) to {tables.percent(high.accuracy)} % ({high.key})."
         )
         tested = [d for d in results.differences if d.p is not None]

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .. import data as data_sets
 from .. import integrators, nets, stability
 from ..data import Dataset
 from ..errors import BadInput, Incompatible, OdenetError
-from ..flow import Chain
-from ..train import Supervised, predict
+from ..train import Supervised
 from ..train.many import fit_many
 from . import theory
+from .pairs import admits
+from .protocol import matched
 from .spec import Experiment
 
+ALL = ("all",)
 NONE = "-"  # the integrator of a net that has none
 Unit = dict[str, Any]
 Tell = Callable[[float], None]
@@ -39,13 +42,16 @@ def units(experiment: Experiment) -> tuple[list[Unit], list[str]]:
 
     Raises BadInput for names, data and pairs that cannot work, before anything runs.
     """
-    for name in experiment.integrators:
+    for name in experiment.integrators if experiment.integrators != ALL else ():
         integrators.get(name)
     sample = load(experiment.data, 0)
     cells: list[Unit] = []
     notes: list[str] = []
-    for net in dict.fromkeys(experiment.nets):
+    for net in dict.fromkeys(experiment.nets) if experiment.nets != ALL else fitting(sample):
         cells += _of_net(net, experiment, sample, notes)
+    if experiment.protocol:
+        cells, more = matched(cells, experiment.protocol, experiment.reference, sample, build)
+        notes += more
     _check_reference(experiment.reference, [c["key"] for c in cells])
     cases = [{"task": "theory", "key": f"theory/{name}"} for name in theory.CASES] if experiment.theory else []
     return cases + cells, notes
@@ -62,27 +68,49 @@ def _of_net(net: str, experiment: Experiment, sample: Dataset, notes: list[str])
         "train_steps": experiment.train_steps,
         "batch": experiment.batch,
     }
-    found, refusals = [], []
+    found: list[Unit] = []
+    refusals: list[BadInput] = []
     for scheme in schemes(net, experiment.integrators):
         unit = {"task": "cell", "key": f"{net}/{scheme}", "net": net, "integrator": scheme, **words}
         try:
             build(unit, sample, 0, experiment.spans[0])
             found.append(unit)
-        except Incompatible as problem:
+        except BadInput as problem:
+            if not isinstance(problem, Incompatible) and experiment.nets != ALL:
+                raise
             refusals.append(problem)
-    if not found:
+    if not found and experiment.nets != ALL:
         raise refusals[0]
     notes += [f"{net} was left out of this pair: {problem}" for problem in refusals]
     return found
 
 
+def fitting(data: Dataset) -> list[str]:
+    """Every net that takes the inputs of a data set, of a family (resnet20, resnet32, ...) the smallest; without the
+    perceptron, which is not trained by gradients."""
+    square = data.image is not None and data.image[1] == data.image[2]
+    takes = ("vector", "image") if square else ("vector",)
+    families: dict[str, str] = {}
+    for name in sorted(nets.names(), key=lambda n: (len(n), n)):
+        if nets.get(name).takes in takes:  # type: ignore[attr-defined]
+            families.setdefault(re.sub(r"\d+$", "#", name), name)
+    return sorted(set(families.values()) - {"perceptron"})
+
+
 def schemes(net: str, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """The integrators a net runs under: those asked for, or its own; one that is itself a scheme keeps it."""
+    """The integrators a net runs under: those asked for, or its own; one that is itself a scheme keeps it.
+
+    "all" asks for every one that admits the net, is explicit and takes fixed steps: others cost hundreds of times more
+    and are to be named one by one.
+    """
     make = nets.get(net)
     taken = inspect.signature(make).parameters
     if "integrator" not in taken:
         return (NONE,)
     own = tuple(getattr(make, "integrators", ())) or (str(taken["integrator"].default),)
+    if asked == ALL and len(own) > 1:
+        found = {i: integrators.get(i) for i, why in admits(net).items() if not why}
+        return tuple(dict.fromkeys([*own, *(i for i, s in found.items() if not (s.implicit or s.adaptive))]))
     return own if len(own) == 1 or not asked else tuple(dict.fromkeys(asked))
 
 
@@ -108,11 +136,10 @@ def load(name: str, seed: int) -> Dataset:
         found = data_sets.load(name, seed=seed)
     else:
         found = _from_folder(Path(name), seed)
-    if found.classes is None or found.x.dim() != 2:
+    if found.x.dim() not in (2, 3):
         raise BadInput(
-            f"compare scores the accuracy of classes on vectors; data set {name!r} has "
-            + ("real targets" if found.classes is None else f"inputs of shape {tuple(found.x.shape[1:])}")
-            + ', so use fit for it, or compare on "digits", for instance.'
+            f"compare runs nets on vectors, images and sequences; data set {name!r} has inputs of shape "
+            f'{tuple(found.x.shape[1:])}, so use fit for it, or compare on "digits", for instance.'
         )
     return found
 
@@ -136,16 +163,23 @@ def build(unit: Unit, data: Dataset, seed: int, span: float) -> nn.Module:
     taken = inspect.signature(make).parameters
     if "integrator" not in taken:  # the depth of a baseline is its own: more layers without a skip only hurt it
         offered = {k: v for k, v in offered.items() if k in ("width", "seed")}
-    elif len(getattr(make, "integrators", ())) == 1:
-        del offered["integrator"]
+    elif getattr(make, "takes", "vector") == "image":  # widths and steps of its blocks are its own
+        offered = {k: v for k, v in offered.items() if k in ("integrator", "seed")}
+    if len(getattr(make, "integrators", ())) == 1:
+        offered.pop("integrator", None)
     several = any(p.kind is p.VAR_KEYWORD for p in taken.values())
-    return make(**words, **{k: v for k, v in offered.items() if k in taken or several})
+    return make(**{**words, **{k: v for k, v in offered.items() if k in taken or several}, **unit.get("own", {})})
 
 
-def _shape(net: str, data: Dataset) -> dict[str, int]:
+def _shape(net: str, data: Dataset) -> dict[str, Any]:
     takes = getattr(nets.get(net), "takes", "vector")
     if takes == "image" and data.image is not None and data.image[1] == data.image[2]:
         return {"channels": data.image[0], "classes": data.dim_out, "size": data.image[1]}
+    if data.x.dim() == 3 and takes == "sequence":
+        each = {"every_step": True} if data.y.dim() == data.x.dim() - 1 and data.classes else {}
+        return {"dim_in": data.dim_in, "dim_out": data.dim_out, **each}
+    if data.x.dim() == 3:
+        raise BadInput(f"net {net!r} takes a {takes}, but data set {data.name!r} has sequences; leave one of them out.")
     if takes != "vector":
         shape = f"image {data.image}" if data.image else f"vectors of length {data.dim_in}"
         raise BadInput(f"net {net!r} takes a {takes}, but data set {data.name!r} has {shape}; leave one of them out.")
@@ -158,6 +192,10 @@ def _shape(net: str, data: Dataset) -> dict[str, int]:
 def run(unit: Unit, folder: Path | None = None, tell: Tell = lambda fraction: None) -> dict[str, Any]:
     """Carry out one unit; nets of seed 0 are saved into `folder`. Returns plain data."""
     with same_everywhere():
+        if unit["task"] == "stability":
+            from .suite.unit import run as look
+
+            return look(unit, folder, tell)
         return theory.run(unit["key"].split("/")[1], tell) if unit["task"] == "theory" else _cell(unit, folder, tell)
 
 
@@ -190,7 +228,7 @@ def _cell(unit: Unit, folder: Path | None, tell: Tell) -> dict[str, Any]:
 
 def _search(unit: Unit, data: dict[int, Dataset], tell: Tell) -> list[dict[str, Any]]:
     """Every seed with every learning rate and span, trained and measured on the validation part."""
-    spans = unit["spans"] if unit["integrator"] != NONE else unit["spans"][:1]
+    spans = unit["spans"] if _spanned(unit) else unit["spans"][:1]
     parts = {s: Supervised((d.x, d.y), (d.x_val, d.y_val)) for s, d in data.items()}
     tried = []
     for n, span in enumerate(spans):
@@ -213,7 +251,7 @@ def _search(unit: Unit, data: dict[int, Dataset], tell: Tell) -> list[dict[str, 
                     "net": net,
                     "history": fit.history,
                     "status": fit.status,
-                    "val_accuracy": val["accuracy"] if sound else None,
+                    "val_accuracy": _score(val) if sound else None,
                     "val_loss": val["loss"] if sound else None,
                 }
             )
@@ -222,8 +260,8 @@ def _search(unit: Unit, data: dict[int, Dataset], tell: Tell) -> list[dict[str, 
 
 
 def _merit(tried: dict[str, Any]) -> tuple[float, float]:
-    """Validation accuracy, then validation loss; below every other where training diverged."""
-    return (-1.0, 0.0) if tried["val_accuracy"] is None else (tried["val_accuracy"], -tried["val_loss"])
+    """Validation score, then validation loss; below every other where training diverged."""
+    return (-math.inf, 0.0) if tried["val_accuracy"] is None else (tried["val_accuracy"], -tried["val_loss"])
 
 
 def _row(unit: Unit, best: dict[str, Any], data: Dataset) -> dict[str, Any]:
@@ -234,10 +272,11 @@ def _row(unit: Unit, best: dict[str, Any], data: Dataset) -> dict[str, Any]:
         "integrator": unit["integrator"],
         "seed": best["seed"],
         "parameters": sum(p.numel() for p in net.parameters() if p.requires_grad),
-        "nfe": net.nfe(data.x_test[:1]) if isinstance(net, Chain) else 0,
+        "nfe": net.nfe(data.x_test[:1]) if hasattr(net, "nfe") else 0,
         "seconds": best["history"][-1]["seconds"] if best["history"] else 0.0,
         "lr": best["lr"],
-        "span": best["span"] if unit["integrator"] != NONE else None,
+        "span": best["span"] if _spanned(unit) else None,
+        "measure": "r2" if data.classes is None else "accuracy",
         "val_accuracy": best["val_accuracy"],
         "history": _thinned([h["loss"] for h in best["history"]]),
     }
@@ -251,14 +290,26 @@ def _row(unit: Unit, best: dict[str, Any], data: Dataset) -> dict[str, Any]:
             "stable": False,
             "metrics": {},
         }
-    accuracy = _accuracy(predict(net, data.x_test), data.y_test)
-    return {**row, "accuracy": accuracy, **judge(net, data)}
+    score = _score(Supervised((data.x_test, data.y_test)).measure(net, (data.x_test, data.y_test)))
+    return {**row, "accuracy": score, **judge(net, data)}
+
+
+def _spanned(unit: Unit) -> bool:
+    """Whether the net has a span to be searched."""
+    taken = inspect.signature(nets.get(unit["net"])).parameters
+    several = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    return unit["integrator"] != NONE and ("span" in taken or several)
+
+
+def _score(measured: dict[str, float]) -> float:
+    """The accuracy, or for real targets the share of their variance that is explained."""
+    return measured["accuracy"] if "accuracy" in measured else measured["r2"]
 
 
 def judge(net: nn.Module, data: Dataset, points: int = 4) -> dict[str, Any]:
     """The stability report of a trained net, on validation samples, as plain data."""
     try:
-        found = stability.report(net, data.x_val[:64], points=points)
+        found = stability.report(net, data.x_val[:64], points=points, quick=True)
     except OdenetError as problem:
         return {"verdict": f"no report: {problem}", "standing": "none", "stable": None, "metrics": {}}
     verdict = found.verdict
@@ -269,10 +320,6 @@ def judge(net: nn.Module, data: Dataset, points: int = 4) -> dict[str, Any]:
         "stable": verdict.stable,
         "metrics": metrics,
     }
-
-
-def _accuracy(scores: Tensor, labels: Tensor) -> float:
-    return float((scores.argmax(-1) == labels).double().mean())
 
 
 def _plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from ..errors import BadInput, UnknownName
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 PLACE = ("name", "out", "workers")  # where and how fast, not what: no part of the run id
+PROTOCOLS = ("equal_parameters", "equal_evaluations", "equal_time")
 NETS = (
     "resnet", "antisymmetric", "hamiltonian", "hamiltonian_j", "parabolic", "second_order", "lm_resnet", "momentum",
     "mlp",
@@ -41,9 +42,10 @@ class Experiment:
     data: str = "digits"
     """Name of a data set, or a folder with IDX or CIFAR binary files."""
     nets: tuple[str, ...] = NETS
-    """Names of nets."""
+    """Names of nets, or all: every one that takes the data."""
     integrators: tuple[str, ...] = ()
-    """Integrators for every ODE net; none given: each net under its own choice. A net that is a scheme keeps it."""
+    """Integrators for every ODE net; none given: each net under its own choice; all: every explicit one with fixed
+    steps that admits it. A net that is a scheme keeps it."""
     seeds: int = 3
     """Repetitions: each has a split, initial weights and a batch order of its own, equal for all nets."""
     width: int = 32
@@ -60,6 +62,8 @@ class Experiment:
     """Samples in a batch."""
     reference: str = ""
     """Compare with this one, such as resnet/euler; none given: the one with the best validation accuracy."""
+    protocol: str = ""
+    """What is held equal: equal_parameters (by width), equal_evaluations (by steps), equal_time (by training steps)."""
     theory: bool = True
     """Also run the task where theory predicts the outcome."""
     quick: bool = False
@@ -84,6 +88,8 @@ class Experiment:
                 raise BadInput(f"{key} is a list of positive numbers, got {list(getattr(self, key))}.")
         if not self.nets:
             raise BadInput('nets is empty; name at least one, such as "resnet".')
+        if self.protocol and self.protocol not in PROTOCOLS:
+            raise BadInput(f"protocol {self.protocol!r} is not known; write one of {', '.join(PROTOCOLS)}, or none.")
         if self.workers < 0:
             raise BadInput(f"workers is 0 (one for each core) or a positive number, got {self.workers}.")
         if self.name and (not NAME.fullmatch(self.name) or set(self.name) == {"."}):
@@ -92,7 +98,7 @@ class Experiment:
     @property
     def id(self) -> str:
         """sha256 of what is run, in hex: the same for two specs that differ in name, place or number of workers."""
-        content = {k: v for k, v in self.to_dict().items() if k not in PLACE}
+        content = {k: v for k, v in self.to_dict().items() if k not in PLACE and (k, v) != ("protocol", "")}
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def settled(self) -> Experiment:

@@ -10,6 +10,7 @@ from typing import Any
 
 from .statistics import Difference, Summary
 
+MEASURES = {"accuracy": "accuracy", "r2": "R²"}  # of labels; of real targets, the share of the variance explained
 COLUMNS = ("net", "integrator", "seed", "accuracy", "parameters", "nfe", "seconds", "verdict")
 WIDTH = 120  # where there is no terminal to ask, and at least this much else: a folded table cannot be read
 
@@ -34,14 +35,14 @@ def reading(d: Difference) -> str:
     return d.reading + (" *" if d.holm is not None and d.holm < 0.05 else "")
 
 
-def comparison(summaries: Sequence[Summary], found: Sequence[Difference]) -> list[list[str]]:
-    """Cells of the comparison table, header first."""
+def comparison(summaries: Sequence[Summary], found: Sequence[Difference], score: str = "accuracy") -> list[list[str]]:
+    """Cells of the comparison table, header first; score: what the nets are compared by."""
     by_key = {d.key: d for d in found}
     nothing = Difference("", None, None, None, None, None, "")
     head = [
         "net",
         "integrator",
-        "accuracy %",
+        f"{score} %",
         "difference",
         "reading",
         "parameters",
