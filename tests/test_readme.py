@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 STATUSES_HEAD = "| status | what it says |\n|---|---|\n"
 MARKS = ("<!-- generated: python tests/test_readme.py -->\n", "<!-- end -->")
+PAPERS = ("<!-- papers: python tests/test_readme.py -->\n", "<!-- end of papers -->")
 
 
 def tables() -> str:
@@ -59,6 +60,19 @@ def statuses() -> str:
     return "".join(f"| `{status}` | {sentence} |\n" for status, sentence in STATUSES.items())
 
 
+def papers() -> str:
+    """A row for every reproduction, with its verdicts."""
+    from odenet.experiment import papers
+
+    return papers.summary(papers.entries(), "papers/")
+
+
+def between(marks: tuple[str, str], inside: str, text: str) -> str:
+    """The text with what stands between the marks put anew."""
+    before, rest = text.split(marks[0])
+    return f"{before}{marks[0]}\n{inside}\n{marks[1]}{rest.split(marks[1])[1]}"
+
+
 def _first_sentence(obj: object) -> str:
     words = " ".join((obj.__doc__ or "").split("\n\n")[0].split())
     return re.split(r"(?<=[a-z)0-9])[.;] |$", words)[0].rstrip(".")
@@ -82,7 +96,7 @@ def test_every_python_block_runs_by_itself_and_prints_what_the_next_block_says(t
 
     text = README.read_text(encoding="utf-8")
     pairs = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", text, re.M | re.S)
-    assert len(pairs) == len(blocks("python")) == 7
+    assert len(pairs) == len(blocks("python")) == 8
     # one process, a fresh namespace for each block: torch is imported once
     run_all = "for path in sys.argv[1:]:\n    runpy.run_path(path, run_name='__main__')\n    print('-' * 9)"
     driver = f"import runpy, sys\n{run_all}"
@@ -156,6 +170,11 @@ def test_every_status_is_explained_in_its_words() -> None:
     assert f"{STATUSES_HEAD}{statuses()}\n" in text, "run: python tests/test_readme.py"
 
 
+def test_every_paper_is_listed_with_its_verdicts() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert text == between(PAPERS, papers(), text), "run: python tests/test_readme.py"
+
+
 def test_every_gradient_is_in_the_table() -> None:
     from odenet.flow import GRADIENTS
 
@@ -191,7 +210,6 @@ if __name__ == "__main__":
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
         print(tables())
     else:
-        before, rest = README.read_text(encoding="utf-8").split(MARKS[0])
-        after = rest.split(MARKS[1])[1]
-        before = re.sub(f"(?<={re.escape(STATUSES_HEAD)})(\\|.*\n)+", lambda _: statuses(), before)
-        README.write_text(f"{before}{MARKS[0]}\n{tables()}\n{MARKS[1]}{after}", encoding="utf-8")
+        text = between(MARKS, tables(), README.read_text(encoding="utf-8"))
+        text = re.sub(f"(?<={re.escape(STATUSES_HEAD)})(\\|.*\n)+", lambda _: statuses(), text)
+        README.write_text(between(PAPERS, papers(), text), encoding="utf-8")
