@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 import odenet as on
 
@@ -33,3 +34,22 @@ def example(name: str) -> tuple[dict[str, Any], Any]:
     if first is not None and on.integrators.get(first).adaptive:  # steps that the states choose do not repeat
         words["integrator"] = "rk4"
     return words, torch.linspace(-1, 1, 15).reshape(3, 5)
+
+
+def count(net: nn.Module) -> int:
+    """Numbers that are trained."""
+    return sum(p.numel() for p in net.parameters())
+
+
+def shaken(net: nn.Module, by: float = 0.1) -> Any:
+    """The net in evaluation mode with weights that no seed gives, and statistics that no batch has."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(by * torch.randn_like(p))
+        for name, b in net.named_buffers():
+            if "var" in name:
+                b.copy_(0.5 + torch.rand_like(b))
+            elif "mean" in name:
+                b.copy_(0.1 * torch.randn_like(b))
+    return net.eval()

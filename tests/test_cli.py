@@ -98,7 +98,7 @@ def test_a_name_of_two_kinds_is_shown_twice(capsys: pytest.CaptureFixture[str]) 
         (["check", "math:Rk5"], "'math:Rk5' cannot be imported: AttributeError: module 'math' has no attribute 'Rk5'."),
         (["check", "math:pi"], "float is no integrator, coefficients, field, gradient or depth"),
         (["check", "odenet.integrators:Integrator"], "Integrator() raises TypeError: Can't instantiate abstract class"),
-        (["papers", "run", "x"], "not built in this version"),
+        (["papers", "run", "x"], "no reproduction is called 'x'; known: 20"),
         (["resume", "x"], "in this version"),
         (["compare", "--nets", "resnt"], "no net is called 'resnt'; did you mean 'resnet'"),
         (["compare", "--integrators", "rkf"], "no integrator is called 'rkf'"),
@@ -177,7 +177,7 @@ def test_compare_writes_a_run_and_the_other_commands_read_it(here: Path, capsys:
 
     assert main(["compare", *SMALL, "--name", "r", "--resume"]) == 0
     capsys.readouterr()
-    assert main(["stability", "runs/r"]) == 0
+    assert main(["stability", "runs/r", "--integrators", "euler"]) == 0
     out = capsys.readouterr().out
     assert "resnet/euler: " in out and "mlp: " in out
     assert (run / "stability" / "resnet-euler" / "report.json").is_file()
@@ -198,7 +198,7 @@ def test_a_run_without_nets_has_no_stability_to_report(here: Path, capsys: pytes
     (here / "r" / "nets").mkdir(parents=True)
     (here / "r" / "spec.json").write_text(on.experiment.Experiment().to_json())
     assert main(["stability", "r"]) == 2
-    assert "has saved no nets" in capsys.readouterr().err
+    assert "has finished no nets" in capsys.readouterr().err
 
 
 def test_an_interrupted_command_says_how_to_go_on(

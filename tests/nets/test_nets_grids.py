@@ -11,28 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import odenet as on
+from nets_examples import count, shaken
 from odenet.errors import BadInput
 from odenet.fields import ReactionDiffusion, Smoothing
 from odenet.nets.grids import Coarsen, VCycle
 
 pytestmark = pytest.mark.usefixtures("double")
-
-
-def count(net: nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())
-
-
-def shaken(net: nn.Module, by: float = 0.1) -> Any:
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(by * torch.randn_like(p))
-        for name, b in net.named_buffers():
-            if "var" in name:
-                b.copy_(0.5 + torch.rand_like(b))
-            elif "mean" in name:
-                b.copy_(0.1 * torch.randn_like(b))
-    return net.eval()
 
 
 def normed(z: Tensor, flow: on.Flow, n: int, tag: str) -> Tensor:

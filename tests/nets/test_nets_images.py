@@ -7,32 +7,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import odenet as on
+from nets_examples import count, shaken
 from odenet.errors import BadInput
 from odenet.fields import Conv, Residual
 from odenet.nets.images import DIGITS, PRESETS, Downsample
 
 pytestmark = pytest.mark.usefixtures("double")
-
-
-def count(net: nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())
-
-
-def shaken(net: nn.Module, by: float = 0.1) -> Any:
-    """Weights away from 0 and 1, and statistics that no batch has."""
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(by * torch.randn_like(p))
-        for name, b in net.named_buffers():
-            if "var" in name:
-                b.copy_(0.5 + torch.rand_like(b))
-            elif "mean" in name:
-                b.copy_(0.1 * torch.randn_like(b))
-    return net.eval()
 
 
 # ------------------------------------------------------------------------------------------------ published counts
