@@ -11,25 +11,28 @@ from typing import Any, Literal
 
 from .errors import BadInput, NotBuiltYet, OdenetError, UnknownName
 from .experiment.spec import Experiment
+from .experiment.suite.spec import Suite
 
 HELP = """\
 usage: odenet COMMAND ...
 
 Networks as discretised differential equations: swap schemes, compare architectures.
 
-  list KIND          names of integrators, nets, fields, problems, pdes, data, methods
+  list KIND          names of integrators, nets, fields, problems, pdes, data, methods; pairs: which integrator
+                     admits which net
   show NAME          facts about one of them; of an integrator its coefficients and stability region
   check OBJECT       a plug-in held against its claims: a registered name, or package.module:Object
   compare            train nets under integrators and compare them: table, figures, report
-  stability RUN      stability reports of the nets that a run has saved
+  stability [RUN]    how stable nets are over several seeds, those of a run or those named: verdicts, figures, report
   bench solvers      error of solvers against their work, other libraries' beside ours: table and figures
   report RUN         tables, figures and report.html of a run, written again
-  pde, papers, resume     are not built in this version
+  papers             claims of papers with our numbers and verdicts; papers run NAME reproduces one
+  pde, resume        are not built in this version
 
 odenet COMMAND --help tells the words of a command.
 """
 
-Kind = Literal["integrators", "nets", "fields", "problems", "pdes", "data", "methods"]
+Kind = Literal["integrators", "nets", "fields", "problems", "pdes", "data", "methods", "pairs"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,7 +124,12 @@ def _sentence(boxed: str) -> str:
 
 
 def list_(kind: Kind, /) -> None:
-    """Names of one kind, one a line."""
+    """Names of one kind, one a line; pairs: the matrix of integrators and the nets that they admit."""
+    if kind == "pairs":
+        from .experiment import pairs
+
+        print(_in_letters_of(pairs.text()))
+        return
     for name in _registry(kind).names():
         print(name)
 
@@ -197,11 +205,15 @@ def _value(words: Sequence[str], flag: str) -> str:
     return ""
 
 
-def stability(run: Path, /) -> None:
-    """Stability reports of the nets that a run has saved, into RUN/stability."""
-    from .experiment.inspect import inspect_run
+def stability(run: Path | None = None, /, *, suite: Suite = Suite()) -> int:  # noqa: B008 (it is frozen)
+    """Train nets with several seeds and find out how stable they are and why: verdicts, intervals, figures, one page.
 
-    inspect_run(run)
+    Args:
+        run: A folder of odenet compare: its nets, data, seeds, learning rates and spans. The page is RUN/stability.
+    """
+    from .experiment.inspect import inspect
+
+    return inspect(suite, run)
 
 
 def bench(
@@ -249,6 +261,28 @@ def report(run: Path, /) -> None:
     print(f"\n{run / 'report.html'}")
 
 
+def papers(
+    action: Literal["list", "run"] = "list", name: str = "", /, *, smoke: bool = False, write: bool = False
+) -> int:
+    """Claims of papers, what they come to here, and the verdict by a stated rule; or reproduce one of the papers.
+
+    Args:
+        action: list, or run NAME.
+        name: The folder in papers/ of the one to run.
+        smoke: Run in some seconds, in a small way that judges nothing; without it result.json is written anew.
+        write: Write the pages in papers/ anew from the results.
+    """
+    from .experiment import papers as reproductions
+
+    if action == "run":
+        return reproductions.run(name, smoke)
+    for path in reproductions.write() if write else ():
+        print(path)
+    if not write:
+        print(_in_letters_of(reproductions.table(reproductions.entries())))
+    return 0
+
+
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "list": list_,
     "show": show,
@@ -256,11 +290,11 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "compare": _compare_from(()),
     "stability": stability,
     "bench": bench,
+    "papers": papers,
     "report": report,
 }
 ABSENT = {
     "pde": "PDE problems are not built in this version; this release swaps integrators and compares architectures.",
-    "papers": "paper reproductions are not built in this version.",
     "resume": "training runs cannot be resumed in this version; a comparison can: odenet compare --name NAME --resume.",
 }
 KINDS: tuple[Kind, ...] = ("integrators", "nets", "fields", "problems", "data", "methods")

@@ -1,32 +1,27 @@
-"""Stability reports of the nets that a run has saved."""
+"""The command `odenet stability`: the suite on the nets of a run, or on those named, into a folder."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from .. import nets, stability
-from ..errors import BadInput
-from .run import load, same_everywhere
-from .store import Run
+from .suite.results import carry_out, place
+from .suite.spec import Suite
 
 
-def inspect_run(folder: Path) -> dict[str, stability.Report]:
-    """Write folder/stability/<net>/ for every saved net, print its verdict, and return the reports by name.
+def inspect(suite: Suite, run: Path | None = None) -> int:
+    """Print the verdicts and write the page with its data: into run/stability, or out/name without a run.
 
-    Measured on validation samples; the accuracy under noise and under other integrators on the same. Raises BadInput
-    where there is no run or it has saved no nets.
+    Returns the exit status, 130 where it was stopped. Raises BadInput for words that cannot work and for a folder that
+    holds something.
     """
-    run = Run.open(folder)
-    files = sorted((run.folder / "nets").glob("*.safetensors"))
-    if not files:
-        raise BadInput(f"the run {folder} has saved no nets, so there is nothing to report on.")
-    data = load(run.experiment.data, 0)
-    found = {}
-    for file in files:
-        with same_everywhere():
-            report = stability.report(nets.load(file).eval(), data.x_val, data.y_val)
-        found[file.stem] = report
-        report.save(run.folder / "stability" / file.stem)
-        print(f"{file.stem.replace('-', '/', 1).removesuffix('/-')}: {report.verdict.sentence}", flush=True)
-    print(f"\n{run.folder / 'stability'}")
-    return found
+    folder = place(suite) if run is None else run / "stability"
+    try:
+        results = carry_out(suite, run, folder)
+    except KeyboardInterrupt:
+        print("odenet: stopped; a suite is not resumed, start it again.", file=sys.stderr)
+        return 130
+    results.table()
+    results.save(folder)
+    print(f"\n{folder / 'report.html'}")
+    return 1 if results.failures and not results.overviews else 0
