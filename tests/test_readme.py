@@ -24,6 +24,7 @@ PAPERS = ("<!-- papers: python tests/test_readme.py -->\n", "<!-- end of papers 
 def tables() -> str:
     """What the registries hold, as Markdown. Run in a process of its own: other tests register parts too."""
     import odenet as on
+    from odenet.experiment import pairs
     from odenet.train.methods import METHODS
 
     def line(*cells: object) -> str:
@@ -44,6 +45,11 @@ def tables() -> str:
     for name in on.nets.names():
         build = on.nets.get(name)
         out += line(f"`{name}`", build.takes, ", ".join(build.integrators) or "a baseline", build.cite)
+
+    out += "\n### Which integrator admits which net\n\nAsked of every pair; `odenet list pairs` asks again.\n\n"
+    cells, legend = pairs.table()
+    out += head(*cells[0]) + "".join(line(*row) for row in cells[1:])
+    out += "\n" + "".join(f"- {kind}\n" for kind in legend)
 
     out += "\n### Fields\n\n" + head("name", "what it is")
     for name in on.fields.names():
