@@ -13,7 +13,8 @@ import odenet as on
 from nets_examples import count, shaken
 from odenet.errors import BadInput
 from odenet.fields import Conv, Residual
-from odenet.nets.images import DIGITS, PRESETS, Downsample
+from odenet.nets.images import Downsample
+from odenet.nets.stages import DIGITS, PRESETS
 
 pytestmark = pytest.mark.usefixtures("double")
 

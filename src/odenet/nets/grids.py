@@ -16,7 +16,7 @@ from ..fields import activations as functions
 from ..flow import Chain, Flow, Transfer
 from .base import net
 from .baselines import AsImage
-from .images import head, opening, shape_of
+from .stages import head, opening, shape_of
 
 # ------------------------------------------------------------------------------------------------------- multigrid
 

@@ -8,7 +8,6 @@ blocks; `steps` in every block over `span` (default (0, steps), so h = 1); `inte
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,157 +15,41 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadInput
-from ..fields import Field, Parabolic, Residual, SecondOrder, SeparableHamiltonian
+from ..fields import Parabolic, Residual, SecondOrder, SeparableHamiltonian
 from ..fields import activations as functions
 from ..flow import Chain, Flow, Transfer
 from ..integrators import TwoStep
 from .base import net
 from .baselines import AsImage
+from .stages import Preset, he, head, opening, shape_of, stages
 from .transfer import Connector
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Shape of a data set, and the widths that the papers use on it: of the blocks, and of the last connector."""
-
-    channels: int
-    classes: int
-    size: int
-    widths: tuple[int, ...]
-    last: int
-
-
-PRESETS = {  # Ruthotto & Haber 2020, table 1
-    "cifar10": Preset(3, 10, 32, (32, 64, 112), 112),
-    "cifar100": Preset(3, 100, 32, (32, 64, 128), 256),
-    "stl10": Preset(3, 10, 96, (16, 32, 64, 128), 128),
-}
-DIGITS = Preset(1, 10, 8, (16, 32), 32)  # what is not given
-
-
-def shape_of(
-    preset: str | None,
-    channels: int | None,
-    classes: int | None,
-    size: int | None,
-    widths: Sequence[int] | None,
-) -> Preset:
-    """What was asked for: a preset with the numbers given beside it put in. Raises BadInput for what cannot be."""
-    if preset is not None and preset not in PRESETS:
-        raise BadInput(f"preset {preset!r} is not known; write one of {', '.join(map(repr, PRESETS))}, or channels=3.")
-    base = DIGITS if preset is None else PRESETS[preset]
-    given = tuple(base.widths if widths is None else widths)
-    found = Preset(
-        base.channels if channels is None else channels,
-        base.classes if classes is None else classes,
-        base.size if size is None else size,
-        given,
-        base.last if widths is None else given[-1] if given else 0,
-    )
-    numbers = {"channels": found.channels, "classes": found.classes, "size": found.size, "widths": found.widths}
-    for name, value in numbers.items():
-        several = value if isinstance(value, tuple) else (value,)
-        if not several or not all(isinstance(v, int) and v > 0 for v in several):
-            raise BadInput(f"{name} of an image net is a positive whole number (widths: several), got {value!r}.")
-    if found.size < 2 ** (len(given) - 1):
-        raise BadInput(
-            f"images of {found.size} x {found.size} cannot be halved between {len(given)} blocks; give fewer widths."
-        )
-    return found
-
-
-def opening(cols: int, rows: int, activation: str) -> nn.Sequential:
-    """3x3 convolution, batch norm, activation: 9 cols rows + 2 rows weights."""
-    conv = nn.Conv2d(cols, rows, 3, padding=1, bias=False)
-    return nn.Sequential(_he(conv), nn.BatchNorm2d(rows), functions.layer(activation))
-
-
-def head(cols: int, classes: int) -> nn.Sequential:
-    """Mean over pixels, then scores."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(cols, classes))
-
-
-def _he(conv: nn.Conv2d) -> nn.Conv2d:
-    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    return conv
-
 
 # ------------------------------------------------------------------------------------- blocks joined by connectors
 
 
-def blocks(
-    name: str,
-    field: Callable[..., Field],
-    integrators: tuple[str, ...],
-    cite: str,
-    about: str,
-    *,
-    scheme: Any = None,
-    norm: str = "tv",
-) -> Callable[..., nn.Module]:
-    """Register the net `name`: opening, a flow of `field` in every block with a connector after it, head.
-
-    field: called as field(width, activation=, norm=, gain=, dropout=) for states (B, width, H, W)
-    scheme: default integrator where it is no registered name
-    """
-    tv = norm
-
-    def build(
-        preset: str | None = None,
-        channels: int | None = None,
-        classes: int | None = None,
-        size: int | None = None,
-        widths: Sequence[int] | None = None,
-        steps: int = 3,
-        integrator: Any = None,
-        depth: Any = None,
-        gradient: str = "autograd",
-        activation: str = "relu",
-        norm: str = tv,
-        span: tuple[float, float] | None = None,
-        gain: float = 1.0,
-        dropout: float = 0.0,
-        seed: int = 0,
-    ) -> nn.Module:
-        shape = shape_of(preset, channels, classes, size, widths)
-        chosen = (integrators[0] if scheme is None else scheme) if integrator is None else integrator
-        parts: list[nn.Module] = [AsImage(shape.channels, shape.size)]
-        parts.append(opening(shape.channels, shape.widths[0], activation))
-        after = (*shape.widths[1:], shape.last)
-        for k, (width, rows) in enumerate(zip(shape.widths, after)):
-            layer = field(width, activation=activation, norm=norm, gain=gain, dropout=dropout)
-            parts.append(
-                Flow(
-                    layer,
-                    chosen,
-                    depth=depth,
-                    span=(0.0, float(steps)) if span is None else span,
-                    steps=steps,
-                    gradient=gradient,
-                    seed=seed + k,
-                )
-            )
-            parts.append(Connector(width, rows, activation, halve=k + 1 < len(after)))
-        return Chain(*parts, head(shape.last, shape.classes))
-
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = about
-    return net(kind="ode", takes="image", cite=cite, integrators=integrators)(build)
+def _joined(cols: int, rows: int, activation: str) -> list[nn.Module]:
+    return [Connector(cols, rows, activation)]
 
 
-parabolic_cnn = blocks(
+def _widened(shape: Preset, activation: str) -> list[nn.Module]:
+    return [Connector(shape.widths[-1], shape.last, activation, halve=False), head(shape.last, shape.classes)]
+
+
+pde_net = partial(stages, between=_joined, end=_widened, norm="tv")
+
+parabolic_cnn = pde_net(
     "parabolic_cnn", partial(Parabolic, map="conv2d"), ("euler", "midpoint", "rk4"),
     "Ruthotto & Haber 2020 (arXiv 1804.04272), eq. 7-9",
     "y' = -K^T s(N(K y)) with N the total-variation norm, under forward Euler with h = 1: the contracting CNN, to be "
     "chosen where images are noisy. Its parameters on CIFAR-10, CIFAR-100 and STL-10 are as many as published.",
 )  # fmt: skip
-hamiltonian_cnn = blocks(
+hamiltonian_cnn = pde_net(
     "hamiltonian_cnn", partial(SeparableHamiltonian, map="conv2d"), ("symplectic_euler", "verlet", "rk4"),
     "Ruthotto & Haber 2020 (arXiv 1804.04272), eq. 10",
     "q' = K1^T s(N(K1 p)), p' = -K2^T s(N(K2 q)) on halves of the channels under the partitioned method that the paper "
     "calls Verlet: reversible, with half the weights of the other two. The choice for deep nets on little memory.",
 )  # fmt: skip
-second_order_cnn = blocks(
+second_order_cnn = pde_net(
     "second_order_cnn", partial(SecondOrder, map="conv2d"), ("leapfrog", "verlet", "rk4"),
     "Ruthotto & Haber 2020 (arXiv 1804.04272), eq. 11",
     "y'' = -K^T s(N(K y)), y_{n+1} = 2 y_n - y_{n-1} + h^2 f(y_n), y_{-1} = y_0: features travel as waves instead of "
@@ -189,8 +72,8 @@ class Downsample(Transfer):
         if rows < cols:
             raise BadInput(f"a block that halves the resolution widens, but {cols} channels were to become {rows}.")
         s = partial(functions.layer, activation)
-        first = _he(nn.Conv2d(cols, rows, 3, stride=2, padding=1, bias=False))
-        second = _he(nn.Conv2d(rows, rows, 3, padding=1, bias=False))
+        first = he(nn.Conv2d(cols, rows, 3, stride=2, padding=1, bias=False))
+        second = he(nn.Conv2d(rows, rows, 3, padding=1, bias=False))
         self.branch = nn.Sequential(*(
             (first, nn.BatchNorm2d(rows), s(), second, nn.BatchNorm2d(rows))
             if form == "v1"

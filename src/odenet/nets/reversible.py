@@ -8,57 +8,19 @@ state of every run of blocks and transfers that can be undone, other words are t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from torch import nn
 
 from ..errors import BadInput
-from ..fields import Antisymmetric, Coupling, Field, Residual, SecondOrder, SeparableHamiltonian
+from ..fields import Antisymmetric, Coupling, Residual, SecondOrder, SeparableHamiltonian
 from ..fields import activations as functions
-from ..flow import Chain, Flow
 from ..integrators import TwoStep
 from .base import net
-from .baselines import AsImage
-from .images import Downsample, Preset, head, opening, shape_of
+from .images import Downsample
+from .stages import Between, Preset, chained, head, plain, shape_of, stages
 from .transfer import Haar, PadChannels, Pool
-
-Between = Callable[[int, int, str], list[nn.Module]]  # what joins blocks of so many channels, with this activation
-
-
-def chained(
-    shape: Preset,
-    field: Callable[[int], Field],
-    scheme: Any,
-    between: Between,
-    last: Sequence[nn.Module],
-    *,
-    steps: int,
-    span: tuple[float, float] | None,
-    depth: Any,
-    gradient: str,
-    activation: str,
-    seed: int,
-) -> Chain:
-    """Opening, a flow for each width with `between` in between, `last`, head; one reversible gradient over it all."""
-    parts: list[nn.Module] = [AsImage(shape.channels, shape.size)]
-    parts.append(opening(shape.channels, shape.widths[0], activation))
-    for k, width in enumerate(shape.widths):
-        parts += between(shape.widths[k - 1], width, activation) if k else []
-        parts.append(
-            Flow(
-                field(width),
-                scheme,
-                depth=depth,
-                span=(0.0, float(steps)) if span is None else span,
-                steps=steps,
-                gradient="autograd" if gradient == "reversible" else gradient,
-                seed=seed + k,
-            )
-        )
-    whole = "reversible" if gradient == "reversible" else "flows"
-    return Chain(*parts, *last, head(shape.widths[-1], shape.classes), gradient=whole)
 
 
 def _pooled(halves: int) -> Between:
@@ -73,70 +35,9 @@ def _haar(cols: int, rows: int, _: str) -> list[nn.Module]:
     return [Haar(history="map")]
 
 
-def _nothing(width: int, activation: str) -> list[nn.Module]:
-    return []
-
-
-def _normalised(width: int, activation: str) -> list[nn.Module]:
-    return [nn.BatchNorm2d(width), functions.layer(activation)]
-
-
-def stages(
-    name: str,
-    field: Callable[..., Field],
-    integrators: tuple[str, ...],
-    cite: str,
-    about: str,
-    *,
-    between: Between,
-    last: Callable[[int, str], list[nn.Module]] = _nothing,
-    scheme: Any = None,
-    activation: str = "relu",
-    norm: str = "none",
-) -> Callable[..., nn.Module]:
-    """Register the net `name`: a flow of `field` for each of `widths`.
-
-    field: called as field(width, activation=, norm=, gain=, dropout=) for states (B, width, H, W)
-    between, last: what joins the blocks, and what comes before the head
-    scheme: default integrator where it is no registered name
-    """
-    usual = (activation, norm)
-
-    def build(
-        preset: str | None = None,
-        channels: int | None = None,
-        classes: int | None = None,
-        size: int | None = None,
-        widths: Sequence[int] | None = None,
-        steps: int = 3,
-        integrator: Any = None,
-        depth: Any = None,
-        gradient: str = "autograd",
-        activation: str = usual[0],
-        norm: str = usual[1],
-        span: tuple[float, float] | None = None,
-        gain: float = 1.0,
-        dropout: float = 0.0,
-        seed: int = 0,
-    ) -> nn.Module:
-        shape = shape_of(preset, channels, classes, size, widths)
-        return chained(
-            shape,
-            partial(field, activation=activation, norm=norm, gain=gain, dropout=dropout),
-            (integrators[0] if scheme is None else scheme) if integrator is None else integrator,
-            between,
-            last(shape.widths[-1], activation),
-            steps=steps,
-            span=span,
-            depth=depth,
-            gradient=gradient,
-            activation=activation,
-            seed=seed,
-        )
-
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = about
-    return net(kind="ode", takes="image", cite=cite, integrators=integrators)(build)
+def _normalised(shape: Preset, activation: str) -> list[nn.Module]:
+    width = shape.widths[-1]
+    return [nn.BatchNorm2d(width), functions.layer(activation), head(width, shape.classes)]
 
 
 def _coupled(width: int, **options: Any) -> Coupling:
@@ -154,14 +55,14 @@ revnet = stages(
     "x1 <- x1 + F(x2), x2 <- x2 + G(x1) on halves of the channels with pre-activation residual branches F, G: a "
     "residual net whose blocks need no stored activations (gradient='reversible'). Those between stages, of stride 2, "
     "do. The choice for deep residual nets on little memory.",
-    between=_residual, last=_normalised, norm="batch",
+    between=_residual, end=_normalised, norm="batch",
 )  # fmt: skip
 momentum_cnn = stages(
     "momentum_cnn", Residual, ("momentum", "euler"), "Sander et al. 2021 (arXiv 2102.07870)",
     "v <- gamma v + (1 - gamma) f(x), x <- x + v, gamma = 0.9, with pre-activation residual branches f: a residual net "
     "made reversible without changing its branches, that remembers its velocity within a stage. Undoing a step divides "
     "by gamma, so in floating point rounding grows by 1/gamma per layer.",
-    between=_residual, last=_normalised, norm="batch",
+    between=_residual, end=_normalised, norm="batch",
 )  # fmt: skip
 hamiltonian_reversible_cnn = stages(
     "hamiltonian_reversible_cnn", partial(SeparableHamiltonian, map="conv2d"), ("symplectic_euler", "verlet", "rk4"),
@@ -226,7 +127,7 @@ def hyperbolic_cnn(
         partial(SecondOrder, map="conv2d", activation=activation, norm=norm, gain=gain, dropout=dropout),
         WAVE if integrator is None else integrator,
         _haar,
-        [],
+        plain(shape, activation),
         steps=steps,
         span=span,
         depth=depth,
