@@ -18,7 +18,8 @@ from torch import nn
 import odenet as on
 from odenet.types import Step
 
-x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+torch.manual_seed(0)
+x = torch.randn(6, 3)
 
 # 1. a module of mine under any integrator: `wrap` is implied
 block = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))

@@ -94,7 +94,7 @@ def restrict(depth: Depth) -> Iterator[Finding]:
     """restrict(prolong(c)) == c."""
     c = _drawn(depth)
     gap = difference(depth.restrict(depth.prolong(c)), c)
-    yield held("restrict", gap, 1e-12, "it undoes prolong", "restrict(prolong(c)) is not c; correct one of them")
+    yield held("restrict", gap, 1e-14, "it undoes prolong", "restrict(prolong(c)) is not c; correct one of them")
 
 
 @check("mass matrix", CHECKS)
