@@ -18,8 +18,7 @@ from torch import nn
 import odenet as on
 from odenet.types import Step
 
-torch.manual_seed(0)
-x = torch.randn(6, 3)
+x = torch.randn(6, 3, generator=torch.manual_seed(0))  # the seed of the weights below, too
 
 # 1. a module of mine under any integrator: `wrap` is implied
 block = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
