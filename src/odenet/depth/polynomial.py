@@ -61,7 +61,9 @@ class Polynomial(Depth):
             raise BadInput(
                 f"polynomials over {c.shape[0] // (self.degree + 1)} intervals cannot be halved; use an even number."
             )
-        return self._mapped(c, _halves(self.degree)[1], 2 * self.degree + 2)
+        coarse = self._mapped(c, _halves(self.degree)[1], 2 * self.degree + 2)
+        lost = c - self.prolong(coarse)  # takes the rounding of the first product away
+        return coarse + self._mapped(lost, _halves(self.degree)[1], 2 * self.degree + 2)
 
     def _mapped(self, c: Tensor, matrix: Tensor, size: int) -> Tensor:
         groups = c.reshape(-1, size, c[0].numel())
