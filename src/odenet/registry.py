@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from .errors import BadInput, NotBuiltYet, UnknownName
+from .errors import BadInput, UnknownName
 
 T = TypeVar("T")
 
@@ -27,7 +27,6 @@ class Registry(Generic[T]):
     kind:   the noun of messages ("integrator")
     group:  entry-point group ("odenet.integrators")
     check:  turns what a user registers into the stored entry, or raises; called as check(name, obj)
-    planned: names that are announced and not built: asking for one says so, and a plug-in may take it
     """
 
     def __init__(
@@ -35,11 +34,9 @@ class Registry(Generic[T]):
         kind: str,
         group: str,
         check: Callable[[str, Any], T] | None = None,
-        planned: Iterable[str] = (),
     ) -> None:
         self.kind = kind
         self.group = group
-        self.planned = frozenset(planned)
         self._check = check
         self._entries: dict[str, T] = {}
         self._shelf: dict[str, Any] = {}
@@ -73,7 +70,7 @@ class Registry(Generic[T]):
         self._families[prefix] = (names, make)
 
     def get(self, name: str) -> T:
-        """The entry called `name`; raises UnknownName with the nearest names, NotBuiltYet for a planned one."""
+        """The entry called `name`; raises UnknownName with the nearest names."""
         if isinstance(name, str):
             if name not in self._entries and name in self._shelf:
                 self._entries[name] = self._check(name, self._shelf[name]) if self._check else self._shelf[name]
@@ -85,10 +82,6 @@ class Registry(Generic[T]):
                 self._load()
             if name in self._entries:
                 return self._entries[name]
-        if isinstance(name, str) and name in self.planned:
-            raise NotBuiltYet(
-                f"{self.kind} {name!r} is not built in this version; there are: {', '.join(self.names())}."
-            )
         near = difflib.get_close_matches(str(name), self.names(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {', '.join(self.names())}."
         raise UnknownName(f"no {self.kind} is called {name!r}; {hint}")

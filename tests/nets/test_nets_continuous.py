@@ -162,6 +162,7 @@ def test_every_discrete_gradient_is_the_same(name: str) -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_fit_trains_it_under_its_own_integrator(name: str) -> None:
     x, y = torch.randn(64, 5), torch.arange(64) % 3
+    # rtol and atol are the tolerances of the net's own dopri5, coarse so that training is quick; nothing is compared
     net = on.nets.get(name)(5, 3, width=6, rtol=1e-2, atol=1e-2, span=(0.0, 0.5))
     fit = on.fit(net, (x, y), steps=8, lr=0.02, seed=0, holdout=0.0, batch=64)
     assert fit.status == "done" and fit.history[-1]["loss"] < fit.history[0]["loss"]

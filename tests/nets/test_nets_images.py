@@ -239,7 +239,7 @@ def test_what_cannot_be_an_image_net_is_said_in_one_sentence() -> None:
         on.nets.parabolic_cnn()(torch.randn(3, 63))
     with pytest.raises(BadInput, match="form 'v3'"):
         on.nets.resnet20(form="v3")
-    with pytest.raises(BadInput, match="channels were to become 8"):
+    with pytest.raises(BadInput, match="16 channels were asked to become 8"):
         on.nets.resnet20(widths=(16, 8))
 
 

@@ -182,7 +182,8 @@ def test_beyond_the_papers_condition_there_are_nets_that_do_not_stretch() -> Non
     ({"expansive": -0.1}, "expansive step -0.1"), ({"contractive": 2.5}, "allows up to 0 here"),
     ({"leak": 0.0}, "leak is the slope"), ({"condition": "best"}, "condition 'best' is not known"),
     ({"switching": "free"}, "switching 'free' is not known"), ({"activation": "sin"}, "slopes in .0, 1., not 'sin'"),
-    ({"head": "none"}, "head 'linear' or 'capped'"), ({"opening": "conv"}, "opening is 'linear' or 'pad'"),
+    ({"head": "none"}, "head 'none' is not known; write 'linear' or 'capped'"),
+    ({"opening": "conv"}, "opening 'conv' is not known; write 'linear' or 'pad'"),
 ])  # fmt: skip
 def test_a_net_beyond_the_condition_is_refused_in_one_line(words: dict[str, Any], sentence: str) -> None:
     with pytest.raises(BadInput, match=sentence) as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,22 +12,12 @@ from ..errors import BadInput
 from .base import Depth
 
 
-@dataclass(frozen=True)
-class Shared(Depth):
-    """theta(t) = c: an autonomous field. Choose it for neural ODEs, recurrent nets and physical systems.
-
-    The coefficient tensor keeps the axis of length 1, so that every Depth stores (count, *shape).
-    """
+class Stretches(Depth, ABC):
+    """Constant on stretches of the span that stay when knot intervals are halved: prolong and restrict do nothing."""
 
     constant = True
     local = False
     points = 1
-
-    def count(self, intervals: int) -> int:
-        return 1
-
-    def support(self, n: int, intervals: int) -> tuple[int, ...]:
-        return (0,)
 
     def basis(self, s: Any, n: int, intervals: int) -> tuple[Any, ...]:
         return (1.0,)
@@ -42,7 +33,21 @@ class Shared(Depth):
 
 
 @dataclass(frozen=True)
-class PiecewiseConstant(Depth):
+class Shared(Stretches):
+    """theta(t) = c: an autonomous field. Choose it for neural ODEs, recurrent nets and physical systems.
+
+    The coefficient tensor keeps the axis of length 1, so that every Depth stores (count, *shape).
+    """
+
+    def count(self, intervals: int) -> int:
+        return 1
+
+    def support(self, n: int, intervals: int) -> tuple[int, ...]:
+        return (0,)
+
+
+@dataclass(frozen=True)
+class PiecewiseConstant(Stretches):
     """theta(t) = c_k on the k-th of `pieces` equal stretches of the span, each of several knot intervals.
 
     Choose it to take more steps than there are sets of weights, and to split the stretches in two as training goes on
@@ -51,10 +56,6 @@ class PiecewiseConstant(Depth):
     """
 
     pieces: int = 2
-
-    constant = True
-    local = False
-    points = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.pieces, int) or self.pieces < 1:
@@ -70,15 +71,3 @@ class PiecewiseConstant(Depth):
 
     def support(self, n: int, intervals: int) -> tuple[int, ...]:
         return (n * self.pieces // intervals,)
-
-    def basis(self, s: Any, n: int, intervals: int) -> tuple[Any, ...]:
-        return (1.0,)
-
-    def through(self, values: Tensor) -> Tensor:
-        return values
-
-    def prolong(self, c: Tensor) -> Tensor:
-        return c
-
-    def restrict(self, c: Tensor) -> Tensor:
-        return c

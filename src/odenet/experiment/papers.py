@@ -39,7 +39,6 @@ A claim is a number of the paper, or a statement that a bound says in numbers. V
 The paper's number stands with the place where it was read; where it is "-", the claim is a statement or a theorem, no
 number of the paper. Ours is the mean ± standard deviation over n runs, of n seeds where chance is involved.
 """
-Numbers = Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from . import theory
 from .pairs import admits
 from .protocol import matched
 from .spec import Experiment
+from .theory.case import plain
 
 ALL = ("all",)
 NONE = "-"  # the integrator of a net that has none
@@ -313,20 +314,14 @@ def judge(net: nn.Module, data: Dataset, points: int = 4) -> dict[str, Any]:
     except OdenetError as problem:
         return {"verdict": f"no report: {problem}", "standing": "none", "stable": None, "metrics": {}}
     verdict = found.verdict
-    metrics = {k: _plain(v) for k, v in found.to_dict().items()}
     return {
         "verdict": verdict.sentence,
         "standing": verdict.standing,
         "stable": verdict.stable,
-        "metrics": metrics,
+        "metrics": plain(found.to_dict()),
     }
-
-
-def _plain(value: Any) -> Any:
-    """The value, or None for numbers that JSON cannot hold."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _thinned(values: list[float], most: int = 60) -> list[float | None]:
     stride = max(1, -(-len(values) // most))
-    return [_plain(round(v, 6)) for v in values[::stride]]
+    return plain([round(v, 6) for v in values[::stride]])

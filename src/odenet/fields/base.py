@@ -97,6 +97,13 @@ def probability(dropout: float) -> float:
     return dropout
 
 
+def halved(dim: int, what: str, parts: str) -> int:
+    """Half of the width of `what`, whose state is in two `parts`. Raises BadInput for an odd width."""
+    if not isinstance(dim, int) or dim < 2 or dim % 2:
+        raise BadInput(f"{what} got width {dim!r}; its state is two halves {parts}, so the width is even, such as 64.")
+    return dim // 2
+
+
 def normal(shape: tuple[int, ...], std: float, generator: torch.Generator | None) -> Tensor:
     """Independent N(0, std^2) entries in the default dtype."""
     return torch.randn(shape, generator=generator) * std

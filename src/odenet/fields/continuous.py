@@ -14,7 +14,7 @@ from ..errors import BadInput
 from ..types import Params, State, Time
 from . import activations, constraints
 from .activations import Activation
-from .base import Field, normal, probability
+from .base import Field, halved, normal, probability
 from .constraints import Constraint
 from .maps import Dense
 from .unit import Unit
@@ -80,15 +80,6 @@ def perceptron(
         raise BadInput(f"hidden is a positive whole number, got {hidden!r}; write hidden=64, for instance.")
     between = (hidden or max(cols, rows),) * (layers - 1)
     return Perceptron((cols, *between, rows), activations.resolve(activation), time == "concat", gain)
-
-
-def halves(dim: int, what: str) -> int:
-    """Half of an even width; raises BadInput."""
-    if not isinstance(dim, int) or dim < 2 or dim % 2:
-        raise BadInput(
-            f"{what} got width {dim!r}; its state is (x, v) in two halves, so the width is even, such as 64."
-        )
-    return dim // 2
 
 
 class MLP(Field):
@@ -157,7 +148,7 @@ class Newton(Field):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        half = halves(dim, "Newton")
+        half = halved(dim, "Newton", "(x, v)")
         if damping != "learned" and not (isinstance(damping, int | float) and damping >= 0):
             raise BadInput(f'Newton got damping={damping!r}; friction is >= 0, or "learned".')
         self.dim, self.velocity, self.damping, self.dropout = dim, velocity, damping, probability(dropout)

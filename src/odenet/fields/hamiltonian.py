@@ -11,16 +11,10 @@ from ..errors import BadInput
 from ..types import Params, State, Time
 from . import activations, constraints, maps
 from .activations import Activation
-from .base import Field, probability
+from .base import Field, halved, probability
 from .constraints import Constraint
 from .maps import LinearMap
 from .unit import Unit
-
-
-def _half(dim: int, what: str) -> int:
-    if not isinstance(dim, int) or dim < 2 or dim % 2:
-        raise BadInput(f"{what} got width {dim!r}; its state is two halves (q, p), so the width is even, such as 64.")
-    return dim // 2
 
 
 class SeparableHamiltonian(Field):
@@ -53,7 +47,7 @@ class SeparableHamiltonian(Field):
         if layers == 1 and norm != "none":
             raise BadInput("the one-layer Hamiltonian has no normalised form; use layers=2 or norm='none'.")
         maps.no_hidden(hidden, layers)
-        half = _half(dim, "SeparableHamiltonian")
+        half = halved(dim, "SeparableHamiltonian", "(q, p)")
         linear = maps.resolve(map, half, hidden if layers == 2 else None, square=layers == 1)
         s, constraint = activations.resolve(activation), constraints.resolve(constraint, linear)
         self.dim, self.layers, self.dropout = dim, layers, probability(dropout)
@@ -124,7 +118,7 @@ class HamiltonianJ(Field):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        half = _half(dim, "HamiltonianJ")
+        half = halved(dim, "HamiltonianJ", "(q, p)")
         if form not in ("h1", "h2") or J not in ("canonical", "full") or (form == "h2" and J == "full"):
             raise BadInput(
                 f"HamiltonianJ got form={form!r}, J={J!r}; use form='h1' with J='canonical' or 'full', or form='h2'."

@@ -9,7 +9,7 @@ from . import activations
 from .activations import Activation
 from .base import Field, normal
 from .maps import Conv
-from .unit import STATISTICS, normalised, normaliser
+from .unit import STATISTICS, known, normalised, normaliser
 
 
 class Smoothing(Field):
@@ -18,7 +18,7 @@ class Smoothing(Field):
     With h = 1 forward Euler is MgNet's smoothing u <- u + s(B s(f - A u)), and r stays f - A u exactly. Without norms
     and with the identity as activation it is the iteration u <- u + B (f - A u) of linear multigrid. A is meant to be
     shared in a level, depth={"A": "shared", "*": "per_step"}. Choose it as the block of `nets.mgnet`.
-    He & Xu 2019 (arXiv 1901.10415), algorithm 1.
+    He & Xu 2019 (arXiv 1901.10415), algorithm 1. Raises BadInput for an unknown norm.
     """
 
     axis = 1
@@ -27,7 +27,7 @@ class Smoothing(Field):
         self, dim: int, *, activation: str | Activation = "relu", norm: str = "batch", gain: float = 2.0**0.5
     ) -> None:
         super().__init__()
-        self.dim, self.norm, self.gain = 2 * dim, norm, gain
+        self.dim, self.norm, self.gain = 2 * dim, known(norm), gain
         self.map, self.activation = Conv(dim, dim, 3, 2), activations.resolve(activation)
         if norm == "batch":
             self.statistics = frozenset(s + tag for s in STATISTICS for tag in ("1", "2"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from ..errors import BadInput
 from ..types import Params, State, Time
 from . import activations
 from .activations import Activation
-from .base import Field, driven_by, normal
+from .base import Field, driven_by, halved, normal
 from .constraints import Constraint, Skew
 from .maps import Dense, LinearMap
 
@@ -164,7 +163,7 @@ class CoupledOscillators(WithInput):
         activation: str | Activation = "tanh",
     ) -> None:
         super().__init__(dim, inputs, activation)
-        self.size, self.gamma, self.epsilon = _halved(dim, "CoupledOscillators"), gamma, epsilon
+        self.size, self.gamma, self.epsilon = halved(dim, "CoupledOscillators", "(y, y')"), gamma, epsilon
 
     def init(self, generator: torch.Generator | None = None) -> Params:
         bound = (self.inputs + self.dim) ** -0.5
@@ -204,7 +203,7 @@ class UndampedOscillators(WithInput):
 
     def __init__(self, dim: int, inputs: int, *, alpha: float = 30.65, activation: str | Activation = "tanh") -> None:
         super().__init__(dim, inputs, activation)
-        self.size, self.alpha = _halved(dim, "UndampedOscillators"), alpha
+        self.size, self.alpha = halved(dim, "UndampedOscillators", "(y, y')"), alpha
 
     def init(self, generator: torch.Generator | None = None) -> Params:
         bound = (6.0 / (65.0 * self.inputs)) ** 0.5  # He's uniform one for a leaky slope of 8, as published
@@ -321,9 +320,3 @@ class Controlled(WithInput):
 
     def forward(self, t: Time, y: State, p: Params) -> State:
         return (self.matrix(y, p) @ driven_by(p, y).unsqueeze(-1)).squeeze(-1)
-
-
-def _halved(dim: Any, what: str) -> int:
-    if not isinstance(dim, int) or dim < 2 or dim % 2:
-        raise BadInput(f"{what} got width {dim!r}; its state is positions beside velocities, so the width is even.")
-    return dim // 2

@@ -42,8 +42,7 @@ class Unit:
     tag: str = ""
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise BadInput(f"norm {self.norm!r} is not known inside a field; write one of {', '.join(NORMS)}.")
+        known(self.norm)
 
     @property
     def statistics(self) -> frozenset[str]:
@@ -80,6 +79,13 @@ class Unit:
         """1^T P(K y + b), P' = s, summed over all but the batch: its gradient in y is K^T s(K y + b)."""
         z = self.map.apply(p["K" + self.tag], y) + self.map.spread(p["b" + self.tag])
         return self.activation.primitive(z).flatten(1).sum(1)  # type: ignore[misc]
+
+
+def known(norm: str) -> str:
+    """The norm; raises BadInput for one that there is not."""
+    if norm not in NORMS:
+        raise BadInput(f"norm {norm!r} is not known inside a field; write one of {', '.join(NORMS)}.")
+    return norm
 
 
 def normaliser(norm: str, rows: int, tag: str) -> Params:

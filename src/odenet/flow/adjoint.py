@@ -189,7 +189,6 @@ class Binomial(torch.autograd.Function):
 class _Revolve:
     def __init__(self, march: March, marks: Any, pieces: Any, own: Any, total: Sum, outs: Any) -> None:
         self.march, self.marks, self.pieces, self.own, self.total, self.outs = march, marks, pieces, own, total, outs
-        self.redone = 0
 
     def sweep(self, low: int, high: int, y: State, carry: Carry, budget: int, gy: Any, gcarry: Any) -> tuple[Any, Any]:
         """Gradients at mark `low` from those after mark `high`, keeping `budget` states beside (y, carry)."""
@@ -208,7 +207,6 @@ class _Revolve:
         return gy, gcarry
 
     def _advance(self, low: int, high: int, y: State, carry: Carry) -> tuple[State, Carry]:
-        self.redone += high - low
         for mark in self.marks[low:high]:
             piece = self.pieces[mark.n]
             lent = {} if all(a is b for a, b in zip(self.march.own, self.own)) else self.march.borrowed(self.own)

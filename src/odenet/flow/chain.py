@@ -8,9 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import BadInput, Incompatible
+from ..fields import jets
 from ..types import Carry, State
 from . import memory
 from .module import Flow
@@ -77,7 +78,7 @@ class Chain(nn.Module):
             raise Incompatible(_nothing_reversible(parts))
 
     def forward(self, y: State) -> State:
-        undone = dict(self._runs) if torch.is_grad_enabled() else {}
+        undone = dict(self._runs) if torch.is_grad_enabled() and not isinstance(y, jets.Jet) else {}
         carry: Carry = ()
         i = 0
         while i < len(self.parts):
@@ -89,6 +90,10 @@ class Chain(nn.Module):
             carry = carry if self.links[end - 1] else ()
             i = end
         return y
+
+    def jet(self, x: Tensor, channels: Sequence[tuple[int, ...]]) -> Tensor:
+        """Derivatives of the chain in its inputs x (N, d), rows in the order of `channels`; see `fields.jets`."""
+        return jets.through(self, x, channels)
 
     def _advance(self, i: int, y: State, carry: Carry, record: Record | None = None) -> tuple[State, Carry]:
         """y and memory behind part i."""

@@ -196,7 +196,7 @@ class _Adaptive:
         out = e._outputs(mark, self.rhs, y, carry, step)
         self.y, self.carry = step.y, step.carry if self.fsal else ()
         self.t = torch.where(accept & self.alive, after, self.t)
-        self._events_end(uses)
+        self._events_end()
         self.alive &= self.row < len(e.times)
         return out
 
@@ -296,7 +296,7 @@ class _Adaptive:
         at = self.e.times.gather(0, self.row.clamp_max(len(self.e.times) - 1).unsqueeze(0))[0]
         return accept & (self.row < len(self.e.times)) & ((after - at) * self.direction >= 0)
 
-    def _events_end(self, uses: list[Use]) -> None:
+    def _events_end(self) -> None:
         ended = torch.isfinite(self.until) & self.alive
         if bool(ended.any()):
             self._end(ended, "event")

@@ -14,7 +14,7 @@ from .. import depth as depths
 from .. import integrators
 from ..depth import Depth, PerStep, Shared
 from ..errors import BadInput, Incompatible
-from ..fields import Field, FirstOrder, wrap
+from ..fields import Field, FirstOrder, jets, wrap
 from ..integrators import Integrator
 from ..types import Carry, Params, State
 from . import gradient as gradients
@@ -305,13 +305,18 @@ class Flow(nn.Module):
     def _run(self, y: State, save: bool, seed: int | None, controls: dict[str, Tensor]) -> tuple[State, Record]:
         y = self.lift(memory.admitted(self.field, y))
         record, march = Record(), self._seeded(y, seed)
-        out = self.gradient(march, y, self.theta(y, **controls), save=save, record=record)
+        how = gradients.Autograd() if isinstance(y, jets.Jet) else self.gradient
+        out = how(march, y, self.theta(y, **controls), save=save, record=record)
         memory.refuse_failed(self, record)
         return out, record
 
     def forward(self, y: State, *, seed: int | None = None, **controls: Tensor) -> State:
         """y(t_N); seed: of the Brownian path, where the field has noise."""
         return self.lower(self._run(y, False, seed, controls)[0])
+
+    def jet(self, x: Tensor, channels: Sequence[tuple[int, ...]]) -> Tensor:
+        """Derivatives of y(t_N) in y(t_0) = x (N, d), rows in the order of `channels`; see `fields.jets`."""
+        return jets.through(self, x, channels)
 
     def trajectory(self, y: State, *, full: bool = False, seed: int | None = None, **controls: Tensor) -> State:
         """States at all knots, (N + 1, *y.shape); `full` keeps the velocity of a lifted second-order field."""

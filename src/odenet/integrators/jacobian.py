@@ -75,12 +75,12 @@ class Blocks:
         """v as column vectors (B, D, 1)."""
         return v.reshape(*self.matrix.shape[:-1], 1)
 
-    def shifted(self, b: Any, a: float = 1.0) -> Factors:
-        """Factors of a I - b J; b is a number, or a tensor with one entry per sample."""
+    def shifted(self, b: Any) -> Factors:
+        """Factors of I - b J; b is a number, or a tensor with one entry per sample."""
         if isinstance(b, Tensor) and b.dim():
             b = b.reshape(-1, 1, 1)
         n = self.matrix.shape[-1]
-        return Factors(*torch.linalg.lu_factor(a * torch.eye(n).to(self.matrix) - b * self.matrix))
+        return Factors(*torch.linalg.lu_factor(torch.eye(n).to(self.matrix) - b * self.matrix))
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,6 @@ class Factors:
         """M^-1 v, for v of the shape of y."""
         columns = v.reshape(*self.lu.shape[:-1], 1)
         return torch.linalg.lu_solve(self.lu, self.pivots, columns).reshape(v.shape)
-
-    def solve_transposed(self, v: State) -> State:
-        """M^-T v."""
-        columns = v.reshape(*self.lu.shape[:-1], 1)
-        return torch.linalg.lu_solve(self.lu, self.pivots, columns, adjoint=True).reshape(v.shape)
 
 
 def jacobian(f: Any, t: Time, y: State) -> Blocks:

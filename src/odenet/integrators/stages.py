@@ -85,11 +85,11 @@ class Memory:
         return self.factors[what][1]
 
 
-def recall(f: Any, y: State, part: str = "f") -> Memory:
-    """The memory of `part` of a run for states like y; a new one inside a transform, or where y has another shape."""
+def recall(f: Any, y: State) -> Memory:
+    """The memory of a run for states like y; a new one inside a transform, or where y has another shape."""
     if transformed():
         return Memory()
-    key = ("newton", part, y.shape, y.dtype, y.device)
+    key = ("newton", y.shape, y.dtype, y.device)
     return f.workspace.setdefault(key, Memory())
 
 

@@ -20,11 +20,8 @@ from torch import nn
 from ..errors import BadInput
 from ..registry import Registry
 
-NETS: Registry[Callable[..., nn.Module]] = Registry(
-    "net",
-    "odenet.nets",
-    planned=("mgnet",),
-)
+SIZES = {"dim_in", "dim_out", "width", "steps", "hidden", "layers", "heads", "kernel", "growth"}
+NETS: Registry[Callable[..., nn.Module]] = Registry("net", "odenet.nets")
 
 
 def net(
@@ -66,7 +63,7 @@ def net(
 def _bound(
     name: str, signature: inspect.Signature, words: Iterable[str] | None, args: Any, kwargs: Any
 ) -> inspect.BoundArguments:
-    """The arguments with defaults; raises BadInput for one that is unknown or missing, or a seed that is no number."""
+    """The arguments with defaults; raises BadInput for one that is unknown or missing, or a number that cannot be."""
     own = [p.name for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     free = len(own) < len(signature.parameters) and words is None
     for word in () if free else kwargs:
@@ -79,10 +76,20 @@ def _bound(
     except TypeError as problem:
         raise BadInput(f"net {name!r}: {problem}; it is called as {name}{_heads(signature)}.") from None
     given.apply_defaults()
+    _check_sizes(given.arguments | given.arguments.get("options", {}))
     seed = given.arguments.get("seed", 0)
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise BadInput(f"seed is a whole number >= 0, got {seed!r}.")
     return given
+
+
+def _check_sizes(arguments: dict[str, Any]) -> None:
+    """Raises BadInput for a size that is no positive whole number, or several; a baseline may have no hidden layer."""
+    for name in SIZES if "integrator" in arguments else SIZES - {"steps"}:
+        value = arguments.get(name)
+        several = value if isinstance(value, list | tuple) else () if value is None else (value,)
+        if not all(isinstance(v, int) and v > 0 for v in several):
+            raise BadInput(f"{name} is a positive whole number, got {value!r}; write {name}=4, for instance.")
 
 
 def _heads(signature: inspect.Signature) -> str:

@@ -22,7 +22,7 @@ from ..errors import BadInput, Incompatible
 from ..fields import MLP, Driven, Field, Newton, Stable
 from ..flow import Chain, Flow, Transfer
 from .base import net
-from .transfer import Pad
+from .zoo import opened
 
 
 class Launch(Transfer):
@@ -92,36 +92,24 @@ class Equiangular(Transfer):
         return y @ self.V.mT
 
 
-def _checked(**sizes: Any) -> None:
-    for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
-            raise BadInput(f"{name} is a positive whole number, got {value!r}; write {name}=64, for instance.")
-
-
-def _opening(opening: str, dim_in: int, width: int) -> nn.Module:
-    if opening not in ("linear", "pad"):
-        raise BadInput(f"opening {opening!r} is not known; write 'linear' or 'pad'.")
-    return nn.Linear(dim_in, width) if opening == "linear" else Pad(dim_in, width)
-
-
 def _plain(dim_in: int, dim_out: int, width: int, opening: str) -> tuple[int, list[nn.Module], list[nn.Module]]:
     """Width of the stepped state, what leads to it, and what follows it."""
-    return width, [_opening(opening, dim_in, width)], [nn.Linear(width, dim_out)]
+    return width, [opened(opening, dim_in, width)], [nn.Linear(width, dim_out)]
 
 
 def _moving(
     dim_in: int, dim_out: int, width: int, opening: str, velocity: str
 ) -> tuple[int, list[nn.Module], list[nn.Module]]:
-    before = [_opening(opening, dim_in, width), Launch(width, velocity)]
+    before = [opened(opening, dim_in, width), Launch(width, velocity)]
     return 2 * width, before, [First(width), nn.Linear(width, dim_out)]
 
 
 def _equiangular(dim_in: int, dim_out: int, width: int, opening: str) -> tuple[int, list[nn.Module], list[nn.Module]]:
-    return width, [_opening(opening, dim_in, width)], [Equiangular(width, dim_out)]
+    return width, [opened(opening, dim_in, width)], [Equiangular(width, dim_out)]
 
 
 def _fed(dim_in: int, dim_out: int, width: int, opening: str) -> tuple[int, list[nn.Module], list[nn.Module]]:
-    start = None if opening == "zero" else _opening(opening, dim_in, width)
+    start = None if opening == "zero" else opened(opening, dim_in, width)
     return width + dim_in, [Beside(width, start)], [First(width), nn.Linear(width, dim_out)]
 
 
@@ -168,7 +156,6 @@ def continuous(
         seed: int = 0,
         **options: Any,
     ) -> nn.Module:
-        _checked(dim_in=dim_in, dim_out=dim_out, width=width)
         dim, before, after = ends(dim_in, dim_out, width, opening)
         told = {"inputs": dim_in} if fed else {}
         flow = Flow(

@@ -16,7 +16,8 @@ from ..fields import activations as functions
 from ..flow import Chain, Flow, Transfer
 from .base import net
 from .baselines import AsImage
-from .stages import head, opening, shape_of
+from .stages import chained, head, opening, plain, shape_of
+from .transfer import PadChannels
 
 # ------------------------------------------------------------------------------------------------------- multigrid
 
@@ -166,6 +167,11 @@ class Cycle(nn.Sequential):
 # ----------------------------------------------------------------------------------------------- implicit diffusion
 
 
+def _mixed(cols: int, rows: int, activation: str) -> list[nn.Module]:
+    join = nn.Conv2d(cols, rows, 1, bias=False)
+    return [nn.Sequential(join, nn.BatchNorm2d(rows), functions.layer(activation))]
+
+
 @net(
     kind="ode",
     takes="image",
@@ -195,42 +201,22 @@ def imexnet(
     be chosen for segmentation where the label of a pixel depends on pixels far away.
     """
     shape = shape_of(preset, channels, classes, size, widths)
-    parts: list[nn.Module] = [AsImage(shape.channels, shape.size)]
-    parts.append(opening(shape.channels, shape.widths[0], activation))
-    for k, width in enumerate(shape.widths):
-        if k:
-            join = nn.Conv2d(shape.widths[k - 1], width, 1, bias=False)
-            parts.append(nn.Sequential(join, nn.BatchNorm2d(width), functions.layer(activation)))
-        parts.append(
-            Flow(
-                ReactionDiffusion(width, activation=activation, norm=norm, gain=gain),
-                "imex_euler" if integrator is None else integrator,
-                depth=depth,
-                span=(0.0, float(steps)) if span is None else span,
-                steps=steps,
-                gradient=gradient,
-                seed=seed + k,
-            )
-        )
-    last = shape.widths[-1]
-    return Chain(*parts, nn.Conv2d(last, shape.classes, 1) if pixels else head(last, shape.classes))
+    return chained(
+        shape,
+        partial(ReactionDiffusion, activation=activation, norm=norm, gain=gain),
+        "imex_euler" if integrator is None else integrator,
+        _mixed,
+        [nn.Conv2d(shape.widths[-1], shape.classes, 1)] if pixels else plain(shape, activation),
+        steps=steps,
+        span=span,
+        depth=depth,
+        gradient=gradient,
+        activation=activation,
+        seed=seed,
+    )
 
 
 # --------------------------------------------------------------------------------------------------- concatenation
-
-
-class Widen(Transfer):
-    """`more` zero channels appended: room for the slope of the next step."""
-
-    def __init__(self, more: int) -> None:
-        super().__init__()
-        self.more = more
-
-    def forward(self, y: Tensor) -> Tensor:
-        return nn.functional.pad(y, (0, 0, 0, 0, 0, self.more))
-
-    def extra_repr(self) -> str:
-        return f"{self.more}"
 
 
 @net(
@@ -268,7 +254,7 @@ def densenet(
             join = nn.Conv2d(width, width, 1, bias=False)
             parts.append(nn.Sequential(norm, functions.layer(activation), join, nn.AvgPool2d(2)))
         for n in range(count):
-            parts.append(Widen(growth))
+            parts.append(PadChannels(width, width + growth))  # room for the slope of the next step
             slope = Residual(width, more=growth, kernels=(3,), activation=activation)
             scheme = "euler" if integrator is None else integrator
             parts.append(Flow(slope, scheme, steps=1, gradient=gradient, seed=seed + 97 * block + n))

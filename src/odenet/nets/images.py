@@ -18,11 +18,12 @@ from ..errors import BadInput
 from ..fields import Parabolic, Residual, SecondOrder, SeparableHamiltonian
 from ..fields import activations as functions
 from ..flow import Chain, Flow, Transfer
-from ..integrators import TwoStep
 from .base import net
 from .baselines import AsImage
-from .stages import Preset, he, head, opening, shape_of, stages
-from .transfer import Connector
+from .initialisers import initialise
+from .stages import Preset, head, opening, shape_of, stages
+from .transfer import Connector, PadChannels
+from .zoo import WAVE
 
 # ------------------------------------------------------------------------------------- blocks joined by connectors
 
@@ -54,7 +55,7 @@ second_order_cnn = pde_net(
     "Ruthotto & Haber 2020 (arXiv 1804.04272), eq. 11",
     "y'' = -K^T s(N(K y)), y_{n+1} = 2 y_n - y_{n-1} + h^2 f(y_n), y_{-1} = y_0: features travel as waves instead of "
     "diffusing.",
-    scheme=TwoStep(-1.0, gain=1.0, power=2, start="paper"),
+    scheme=WAVE,
 )  # fmt: skip
 
 
@@ -69,22 +70,19 @@ class Downsample(Transfer):
 
     def __init__(self, cols: int, rows: int, form: str, activation: str) -> None:
         super().__init__()
-        if rows < cols:
-            raise BadInput(f"a block that halves the resolution widens, but {cols} channels were to become {rows}.")
         s = partial(functions.layer, activation)
-        first = he(nn.Conv2d(cols, rows, 3, stride=2, padding=1, bias=False))
-        second = he(nn.Conv2d(rows, rows, 3, padding=1, bias=False))
+        first = initialise(nn.Conv2d(cols, rows, 3, stride=2, padding=1, bias=False), "he")
+        second = initialise(nn.Conv2d(rows, rows, 3, padding=1, bias=False), "he")
         self.branch = nn.Sequential(*(
             (first, nn.BatchNorm2d(rows), s(), second, nn.BatchNorm2d(rows))
             if form == "v1"
             else (nn.BatchNorm2d(cols), s(), first, nn.BatchNorm2d(rows), s(), second)
         ))  # fmt: skip
         self.after = s() if form == "v1" else nn.Identity()
-        self.more = rows - cols
+        self.short = PadChannels(cols, rows, stride=2)
 
     def forward(self, y: Tensor) -> Tensor:
-        short = nn.functional.pad(y[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.more))
-        return self.after(short + self.branch(y))
+        return self.after(self.short(y) + self.branch(y))
 
 
 def residual(

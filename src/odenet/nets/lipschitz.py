@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import BadInput
-from ..fields import Parabolic, SpectralCap, SpectralNorm, Switching
+from ..fields import Parabolic, SpectralCap, SpectralNorm, Switching, activations
 from ..fields.constraints import Constraint
 from ..fields.stable import logit
-from ..flow import Chain, Flow
+from ..flow import Flow
 from .base import net
-from .transfer import Pad
+from .zoo import compose
 
 Condition = Literal["sharp", "paper"]
 
@@ -115,31 +116,29 @@ def nonexpansive(
     largest scores certifies a radius m/sqrt 2. Choose it for guarantees against perturbations. Raises BadInput for
     steps beyond the condition.
     """
-    if opening not in ("linear", "pad") or head not in ("linear", "capped"):
-        raise BadInput(f"opening is 'linear' or 'pad' and head 'linear' or 'capped', got {opening!r} and {head!r}.")
     if switching not in ("alternate", "learned"):
         raise BadInput(f"switching {switching!r} is not known; write 'alternate' or 'learned'.")
     h_c, h_e = _pair(leak, contractive, expansive, condition)
     learned = switching == "learned"
-    field = Switching(width, limits=(-2.0, 0.0) if learned else None, activation=activation, gain=gain)
-    low, high = field.activation.slope
+    low, high = activations.resolve(activation).slope
     if low < 0.0 or high > 1.0:
         raise BadInput(f"nonexpansive needs an activation with slopes in [0, 1], not {activation!r}; use 'relu'.")
     own = ("slopes",) if not learned else ("limits", "slopes")
     chosen = dict(depth) if isinstance(depth, Mapping) else {"*": "per_step" if depth is None else depth}
-    flow = Flow(
-        field,
-        "euler" if integrator is None else integrator,
-        depth=chosen | dict.fromkeys(own, "per_step"),
-        span=span,
-        steps=steps,
-        gradient=gradient,
-        init=init,
-        seed=seed,
-    )
+    chain = compose(
+        partial(Switching, limits=(-2.0, 0.0) if learned else None), dim_in, dim_out, width, steps,
+        "euler" if integrator is None else integrator, chosen | dict.fromkeys(own, "per_step"), gradient, activation,
+        span, seed, opening, init, head=_head(head), gain=gain,
+    )  # fmt: skip
+    (flow,) = chain.flows()
     _set(flow, _rates(steps, flow.knots[1] - flow.knots[0], leak, h_c, h_e), learned)
-    first = nn.Linear(dim_in, width) if opening == "linear" else Pad(dim_in, width)
-    return Chain(first, flow, nn.Linear(width, dim_out) if head == "linear" else Capped(width, dim_out))
+    return chain
+
+
+def _head(head: str) -> Callable[[int, int], nn.Module]:
+    if head not in ("linear", "capped"):
+        raise BadInput(f"head {head!r} is not known; write 'linear' or 'capped'.")
+    return nn.Linear if head == "linear" else Capped
 
 
 @torch.no_grad()
@@ -172,22 +171,15 @@ def _gradient_flow(name: str, constraint: Callable[[float], Constraint], cite: s
         gain: float = 1.0,
         seed: int = 0,
     ) -> nn.Module:
-        if opening not in ("linear", "pad") or head not in ("linear", "capped"):
-            raise BadInput(f"opening is 'linear' or 'pad' and head 'linear' or 'capped', got {opening!r} and {head!r}.")
         h = abs(span[1] - span[0]) / steps
+        if not h:
+            raise BadInput(f"a net needs time to move its states, got span={span}; write span=(0.0, 1.0).")
         cap = math.sqrt(2.0 / h) * (1.0 - 1e-12)  # so that rounding does not carry h |K|^2 above 2
-        flow = Flow(
-            Parabolic(width, hidden=hidden, activation=activation, constraint=constraint(cap), gain=gain),
-            "euler" if integrator is None else integrator,
-            depth=depth,
-            span=span,
-            steps=steps,
-            gradient=gradient,
-            init=init,
-            seed=seed,
-        )
-        first = nn.Linear(dim_in, width) if opening == "linear" else Pad(dim_in, width)
-        return Chain(first, flow, nn.Linear(width, dim_out) if head == "linear" else Capped(width, dim_out))
+        return compose(
+            partial(Parabolic, hidden=hidden, constraint=constraint(cap)), dim_in, dim_out, width, steps,
+            "euler" if integrator is None else integrator, depth, gradient, activation, span, seed, opening, init,
+            head=_head(head), gain=gain,
+        )  # fmt: skip
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = about

@@ -16,11 +16,11 @@ from torch import nn
 from ..errors import BadInput
 from ..fields import Antisymmetric, Coupling, Residual, SecondOrder, SeparableHamiltonian
 from ..fields import activations as functions
-from ..integrators import TwoStep
 from .base import net
 from .images import Downsample
 from .stages import Between, Preset, chained, head, plain, shape_of, stages
 from .transfer import Haar, PadChannels, Pool
+from .zoo import WAVE
 
 
 def _pooled(halves: int) -> Between:
@@ -47,8 +47,6 @@ def _coupled(width: int, **options: Any) -> Coupling:
         )
     return Coupling(Residual(width // 2, **options), Residual(width // 2, **options))
 
-
-WAVE = TwoStep(-1.0, gain=1.0, power=2, start="paper")  # y_{n+1} = 2 y_n - y_{n-1} + h^2 f(y_n), y_{-1} = y_0
 
 revnet = stages(
     "revnet", _coupled, ("symplectic_euler", "verlet", "rk4"), "Gomez et al. 2017 (arXiv 1707.04585), eq. 6-8",

@@ -15,6 +15,7 @@ from ..fields import activations as functions
 from ..flow import Chain, Flow
 from .base import net
 from .baselines import AsImage
+from .initialisers import initialise
 
 
 @dataclass(frozen=True)
@@ -69,19 +70,13 @@ def shape_of(
 
 def opening(cols: int, rows: int, activation: str) -> nn.Sequential:
     """3x3 convolution, batch norm, activation: 9 cols rows + 2 rows weights."""
-    conv = nn.Conv2d(cols, rows, 3, padding=1, bias=False)
-    return nn.Sequential(he(conv), nn.BatchNorm2d(rows), functions.layer(activation))
+    conv = initialise(nn.Conv2d(cols, rows, 3, padding=1, bias=False), "he")
+    return nn.Sequential(conv, nn.BatchNorm2d(rows), functions.layer(activation))
 
 
 def head(cols: int, classes: int) -> nn.Sequential:
     """Mean over pixels, then scores."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(cols, classes))
-
-
-def he(conv: nn.Conv2d) -> nn.Conv2d:
-    """The convolution with weights N(0, 2/fan_in)."""
-    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    return conv
 
 
 Between = Callable[[int, int, str], list[nn.Module]]  # what joins blocks of so many channels, with this activation

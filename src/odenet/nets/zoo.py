@@ -30,6 +30,13 @@ from .base import net
 from .transfer import Pad
 
 
+def opened(opening: str, dim_in: int, width: int) -> nn.Module:
+    """What leads from the data to a state of `width`. Raises BadInput for an unknown opening."""
+    if opening not in ("linear", "pad"):
+        raise BadInput(f"opening {opening!r} is not known; write 'linear' or 'pad'.")
+    return nn.Linear(dim_in, width) if opening == "linear" else Pad(dim_in, width)
+
+
 def compose(
     field: Callable[..., Field],
     dim_in: int,
@@ -45,15 +52,11 @@ def compose(
     opening: str = "linear",
     init: str = "iid",
     substeps: int | None = None,
+    head: Callable[[int, int], nn.Module] = nn.Linear,
     **options: Any,
 ) -> Chain:
     """opening(dim_in -> width), Flow, head(width -> dim_out)."""
-    for name, value in (("dim_in", dim_in), ("dim_out", dim_out), ("width", width)):
-        if not isinstance(value, int) or value < 1:
-            raise BadInput(f"{name} is a positive whole number, got {value!r}; write {name}=64, for instance.")
-    if opening not in ("linear", "pad"):
-        raise BadInput(f"opening {opening!r} is not known; write 'linear' or 'pad'.")
-    first = nn.Linear(dim_in, width) if opening == "linear" else Pad(dim_in, width)
+    first = opened(opening, dim_in, width)
     flow = Flow(
         field(width, activation=activation, **options),
         integrator,
@@ -65,7 +68,7 @@ def compose(
         init=init,
         seed=seed,
     )
-    return Chain(first, flow, nn.Linear(width, dim_out))
+    return Chain(first, flow, head(width, dim_out))
 
 
 def dense(
@@ -98,21 +101,10 @@ def dense(
         **options: Any,
     ) -> nn.Module:
         chosen = (integrators[0] if scheme is None else scheme) if integrator is None else integrator
-        field_of = partial(field, **fixed)
         return compose(
-            field_of,
-            dim_in,
-            dim_out,
-            width,
-            steps,
-            chosen,
-            depth,
-            gradient,
-            activation,
-            span,
-            seed,
+            partial(field, **fixed), dim_in, dim_out, width, steps, chosen, depth, gradient, activation, span, seed,
             **options,
-        )
+        )  # fmt: skip
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = about
@@ -130,6 +122,7 @@ def _options(field: Callable[..., Field]) -> set[str]:
 
 _GENERAL = ("euler", "midpoint", "rk4")
 _SEPARABLE = ("symplectic_euler", "verlet", "rk4")
+WAVE = TwoStep(-1.0, gain=1.0, power=2, start="paper")  # y_{n+1} = 2 y_n - y_{n-1} + h^2 f(y_n), y_{-1} = y_0
 
 resnet = dense(
     "resnet", Free, _GENERAL, "He et al. 2016; Haber & Ruthotto 2017 (arXiv 1705.03341)",
@@ -177,7 +170,7 @@ second_order = dense(
 leapfrog = dense(
     "leapfrog", SecondOrder, ("leapfrog",), "Chang et al. 2018 (arXiv 1709.03698); Haber & Ruthotto 2017",
     "y_{n+1} = 2 y_n - y_{n-1} - h^2 K^T s(K y_n + b), y_{-1} = y_0: the second-order net as published, reversible.",
-    scheme=TwoStep(-1.0, gain=1.0, power=2, start="paper"),
+    scheme=WAVE,
 )  # fmt: skip
 lm_resnet = dense(
     "lm_resnet", Free, ("lm",), "Lu et al. 2018 (arXiv 1710.10121)",

@@ -1,24 +1,41 @@
-"""Partial differential equations: the floor's door, closed in this version."""
+"""Partial differential equations: state the equation in one line, solve it, know how accurate the answer is.
+
+problem = pde.Problem(pde.Interval(-1, 1) * pde.Time(0, 1), lambda u: u.t + u * u.x - 0.01 * u.xx,
+                      [pde.initial(lambda x: -torch.sin(torch.pi * x)), pde.dirichlet(0.0)])
+sol = pde.solve(problem, seconds=60)
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from .conditions import (
+    Condition,
+    data,
+    dirichlet,
+    initial,
+    integral_is,
+    interface,
+    neumann,
+    on_points,
+    operator,
+    periodic,
+    robin,
+)
+from .domain import Box, Domain, Interval, Time
+from .library import PDES, get, pde_problem
+from .methods import METHODS, Method, Run
+from .operators import caputo, div, dot, grad, integral, laplacian, normal_derivative
+from .solution import Solution
+from .solve import load, solve
+from .statement import Equation, Problem
 
-from ..errors import NotBuiltYet
-
-_SENTENCE = "PDE problems are not built in this version; this release swaps integrators and compares architectures."
-
-
-def get(name: str) -> Any:
-    """A PDE problem by name. Raises NotBuiltYet."""
-    raise NotBuiltYet(f"pde.get({name!r}): {_SENTENCE}")
+__all__ = [
+    "METHODS", "PDES", "Box", "Condition", "Domain", "Equation", "Interval", "Method", "Problem", "Run", "Solution",
+    "Time", "caputo", "data", "dirichlet", "div", "dot", "get", "grad", "initial", "integral", "integral_is",
+    "interface", "laplacian", "load", "names", "neumann", "normal_derivative", "on_points", "operator", "pde_problem",
+    "periodic", "robin", "solve",
+]  # fmt: skip
 
 
 def names() -> list[str]:
-    """Names of PDE problems: none in this version."""
-    return []
-
-
-def solve(problem: Any, **options: Any) -> Any:
-    """Solve a PDE problem. Raises NotBuiltYet."""
-    raise NotBuiltYet(_SENTENCE)
+    """Names of the library's problems."""
+    return PDES.names()

@@ -225,7 +225,7 @@ class _Along:
                 rhs = flow.march.rhs(n, piece)
                 times = torch.linspace(flow.knots[n], flow.knots[n + 1], _POINTS + 1, dtype=torch.float64)
                 states = _solution(rhs, y, times)
-                self._tables.append(_Table(flow, n, piece, rhs, times.tolist(), states, equation.by_power(n)))
+                self._tables.append(_Table(flow, piece, rhs, times.tolist(), states, equation.by_power(n)))
                 y = states[-1]
 
     def expected(self, flow: Flow) -> tuple[float, float]:
@@ -268,7 +268,6 @@ class _Table:
     def __init__(
         self,
         flow: Flow,
-        n: int,
         piece: Piece,
         rhs: Rhs,
         times: list[float],

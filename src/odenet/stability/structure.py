@@ -106,7 +106,7 @@ def undoable(flow: Flow) -> bool:
 
 
 @torch.no_grad()
-def reversibility(flow: Flow, y: State, depths: int = 4, seed: int = 0) -> Table:
+def reversibility(flow: Flow, y: State, depths: int = 4) -> Table:
     """Largest |y_0 - undo(run(y_0))|/|y_0| over samples, in single and in double precision, after a 1/depths, ... and
     all of the steps: columns steps, float32, float64.
 

@@ -29,6 +29,7 @@ from ...train import Supervised
 from ...train.fit import Fit, fit
 from ...train.many import fit_many
 from ..run import build, load
+from ..theory.case import plain
 
 Unit = dict[str, Any]
 Tell = Callable[[float], None]
@@ -106,8 +107,7 @@ def _watched(
         return None, _fit(net, problem, unit, member, words)
     found = _fit(net, problem, unit, member, words, [watch])
     table = watch.table()
-    rows = [[step, *map(_plain, values)] for step, *values in table.rows]
-    return {"layers": [int(c) for c in table.columns[1:]], "rows": rows}, found
+    return {"layers": [int(c) for c in table.columns[1:]], "rows": plain(table.rows)}, found
 
 
 def _fit(
@@ -174,9 +174,9 @@ def _looked(
     verdict = found.verdict
     out = {
         "verdict": {k: getattr(verdict, k) for k in ("sentence", "standing", "stable", "layer", "remedy")},
-        "metrics": {k: _plain(v) for k, v in found.to_dict().items()},
+        "metrics": plain(found.to_dict()),
         "tables": {
-            k: {"columns": list(t.columns), "rows": [[_plain(v) for v in r] for r in t.rows]}
+            k: {"columns": list(t.columns), "rows": plain(t.rows)}
             for k, t in found.tables.items()
             if k in ("refinement", "attacks", "masking", "noise")
         },
@@ -238,7 +238,7 @@ def _expected(net: nn.Module, x: Tensor, factors: Sequence[float]) -> dict[float
             continue
         flags = [bool(g or lost) for g, lost in zip(found.grows, found.lost)]
         for f, growth, deviation, bad in zip(sorted(group, reverse=True), found.growth, found.deviation, flags):
-            out[f] = [_plain(growth), _plain(deviation), bad]
+            out[f] = plain([growth, deviation, bad])
     return out
 
 
@@ -278,7 +278,7 @@ def _field(net: nn.Module, data: Dataset) -> dict[str, Any]:
         "ftle": {
             "first": [_short(v) for v in grid.first.tolist()],
             "second": [_short(v) for v in grid.second.tolist()],
-            "values": [[_plain(_short(v)) for v in r] for r in grid.values.tolist()],
+            "values": plain([[_short(v) for v in r] for r in grid.values.tolist()]),
             "classes": classes.tolist(),
             "points": [[_short(v) for v in p] for p in shown],
         }
@@ -287,8 +287,3 @@ def _field(net: nn.Module, data: Dataset) -> dict[str, Any]:
 
 def _short(v: float) -> float:
     return float(f"{v:.5g}")
-
-
-def _plain(v: Any) -> Any:
-    """The value, or None for numbers that JSON cannot hold."""
-    return None if isinstance(v, float) and not math.isfinite(v) else v

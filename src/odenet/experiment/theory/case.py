@@ -52,7 +52,7 @@ class Case:
     figure: Figure
 
     def to_dict(self) -> dict[str, Any]:
-        return _finite(asdict(self))
+        return plain(asdict(self))
 
 
 def number(x: float) -> str:
@@ -65,10 +65,10 @@ def within(measured: float, predicted: float, factor: float) -> bool:
     return predicted / factor <= measured <= predicted * factor
 
 
-def _finite(value: Any) -> Any:
-    """Plain data with None for what JSON cannot hold."""
+def plain(value: Any) -> Any:
+    """Lists, dicts and values, with None for numbers that JSON cannot hold."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

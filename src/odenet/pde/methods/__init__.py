@@ -1,0 +1,8 @@
+"""Methods that solve PDE problems, by name."""
+
+from __future__ import annotations
+
+from . import trained
+from .base import METHODS, Method, Run, make
+
+__all__ = ["METHODS", "Method", "Run", "make", "trained"]

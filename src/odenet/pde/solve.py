@@ -1,0 +1,103 @@
+"""`solve`: a problem, a method, a budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import BadInput, Incompatible
+from .methods import METHODS, Run, make
+from .methods.base import Progress
+from .solution import Solution
+from .statement import Problem
+
+
+def solve(
+    problem: Problem | str,
+    method: str = "auto",
+    seconds: float = 60.0,
+    seed: int = 0,
+    model: nn.Module | None = None,
+    *,
+    progress: Progress | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    track: bool = True,
+    **options: Any,
+) -> Solution:
+    """Solve a PDE problem.
+
+    problem:  a `Problem` or the name of one of the library
+    method:   a name of `odenet list methods`; "auto" takes the one that suits and says why in `sol.message`
+    seconds:  budget of wall-clock time; evaluations against the truth are not counted
+    model:    any module from (N, d) to (N, m) whose operations carry derivative channels, in float64
+    progress: called with every row of the history; returns True to stop early
+    folder:   where checkpoints go; resume: go on from there, bit-identically
+    track:    whether the history holds the held-out residual and, where there is a truth, rel_l2
+    options:  of the method, such as width, points, sampling
+
+    Raises BadInput for unknown names and options, Incompatible for a problem that the method cannot solve.
+    """
+    from . import get
+
+    problem = get(problem) if isinstance(problem, str) else problem
+    if not isinstance(problem, Problem):
+        raise BadInput(f"pde.solve takes a Problem or the name of one; got {type(problem).__name__}.")
+    if not seconds > 0:
+        raise BadInput(f"seconds is a positive budget, got {seconds!r}.")
+    why = ""
+    if method == "auto":
+        method, why = chosen(problem, model)
+    maker = make(method, options)
+    if reason := maker.suits(problem):
+        raise Incompatible(f"the method {method!r} cannot solve {problem.name or 'this problem'}: {reason}")
+    words: dict[str, Any] = {"seconds": seconds, "model": model, "progress": progress, "track": track}
+    if resume:
+        if folder is None:
+            raise BadInput("resume=True needs the folder of the checkpoint.")
+        run = Run.resume(folder, **words)
+    else:
+        run = Run(seed=seed, folder=None if folder is None else Path(folder), **words)
+    solution = maker.solve(problem, run)
+    solution.settings = {**solution.settings, "options": dict(options)}
+    solution.message = " ".join(s for s in (why, solution.message) if s)
+    return solution
+
+
+def chosen(problem: Problem, model: nn.Module | None) -> tuple[str, str]:
+    """The method that suits, and one sentence why."""
+    if model is None and "random_features" in METHODS and make("random_features", {}).suits(problem) is None:
+        return "random_features", "random_features: the fastest to a small error where it applies."
+    return "gauss_newton", "gauss_newton: the most accurate way to train a net of this size."
+
+
+def load(folder: str | Path, problem: Problem | None = None, model: nn.Module | None = None) -> Solution:
+    """A saved solution. problem: needed where it is not one of the library; model: where one was given to `solve`.
+
+    Raises BadInput where the folder holds none, or the problem is needed.
+    """
+    from safetensors.torch import load_file
+
+    from . import get
+
+    where = Path(folder)
+    if not (where / "solution.json").exists():
+        raise BadInput(f"there is no saved solution in {where}: solution.json is missing.")
+    facts = json.loads((where / "solution.json").read_text())
+    tensors = load_file(where / "solution.safetensors")
+    if problem is None:
+        arguments: Mapping[str, Any] = facts["problem"]
+        if not arguments.get("name"):
+            raise BadInput("this solution is of a problem of your own: pde.load(folder, problem=...).")
+        problem = get(**arguments)
+    run = Run(seed=facts["seed"], model=model)
+    covariance = tensors.pop("covariance", None)
+    field = make(facts["method"], facts["settings"].get("options", {})).restore(problem, tensors, run)
+    kept = {
+        k: facts[k] for k in ("method", "seed", "seconds", "status", "message", "history", "parameters", "settings")
+    }
+    return Solution(problem, field=field, covariance=covariance, **kept)
