@@ -42,13 +42,17 @@ def test_the_module_is_the_command() -> None:
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("kind", ["integrators", "nets", "fields", "problems", "data", "pdes", "methods"])
+@pytest.mark.parametrize(
+    "kind", ["integrators", "nets", "fields", "problems", "data", "pdes", "methods", "pde_methods"]
+)
 def test_list_prints_the_names_of_the_registry(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", kind]) == 0
     if kind == "problems":
         names = list(IVPS)
     else:
-        names = ({"pdes": on.pde, "methods": on.train}.get(kind) or getattr(on, kind)).names()
+        names = (
+            {"pdes": on.pde, "methods": on.train, "pde_methods": on.pde.METHODS}.get(kind) or getattr(on, kind)
+        ).names()
     assert capsys.readouterr().out.split() == names
 
 
@@ -88,7 +92,12 @@ def test_a_name_of_two_kinds_is_shown_twice(capsys: pytest.CaptureFixture[str]) 
         (["show", "rk5"], "nothing is called 'rk5'; did you mean"),
         (["list", "integratrs"], "invalid choice 'integratrs'"),
         (["list"], "Missing from odenet list"),
-        (["pde", "burgers", "--method", "x"], "PDE problems are not built in this version"),
+        (["pde", "burgers", "--method", "x"], "no PDE method is called 'x'"),
+        (["pde", "burger"], "no PDE problem is called 'burger'; did you mean 'burgers'"),
+        (["pde", "burgers", "--method", "gauss_newton", "--set", "wdth=3"], "no option 'wdth'; did you mean 'width'?"),
+        (["pde", "burgers", "--problem", "mu=3"], "the problem 'burgers' has no parameter 'mu'; it has: nu."),
+        (["pde", "burgers", "--set", "width"], "'width' cannot be read; write KEY=VALUE, such as width=32."),
+        (["pde", "math:pi"], "'math:pi' is no PDE problem but float"),
         (["check", "a:b"], "'a:b' cannot be imported: ModuleNotFoundError: No module named 'a'."),
         (["check", "rk5"], "nothing to check is called 'rk5'; write a registered name or package.module:Object."),
         (
@@ -99,7 +108,7 @@ def test_a_name_of_two_kinds_is_shown_twice(capsys: pytest.CaptureFixture[str]) 
         (["check", "math:pi"], "float is no integrator, coefficients, field, gradient or depth"),
         (["check", "odenet.integrators:Integrator"], "Integrator() raises TypeError: Can't instantiate abstract class"),
         (["papers", "run", "x"], "no reproduction is called 'x'; known: 20"),
-        (["resume", "x"], "in this version"),
+        (["resume", "x"], "x is no folder of odenet pde: run.json is missing"),
         (["compare", "--nets", "resnt"], "no net is called 'resnt'; did you mean 'resnet'"),
         (["compare", "--integrators", "rkf"], "no integrator is called 'rkf'"),
         (["compare", "--data", "diigts"], "no data set is called 'diigts'; did you mean 'digits'"),

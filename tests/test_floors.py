@@ -22,7 +22,7 @@ FLOOR = {
     "cli": 6,
     "__main__": 7,
 }
-COMPUTED = {"__init__.py", "cli.py"}  # names on first use; registries and modules that the user names
+COMPUTED = {"__init__.py", "names.py"}  # names on first use; registries and modules that the user names
 FORBIDDEN = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
 

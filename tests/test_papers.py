@@ -44,6 +44,8 @@ def claim(**words: Any) -> Claim:
         ({"number": -2.0}, [2.0], "not reproduced"),
         ({"number": 100.0}, [100.0, math.inf], "not reproduced"),
         ({"number": 100.0}, [100.0, math.nan], "not reproduced"),
+        ({"at_least": 0.0}, [math.inf, -math.inf], "not reproduced"),
+        ({"number": 0.0}, [1e-9], "not reproduced"),
         ({"number": 7, "exact": True}, [7, 7], "reproduced"),
         ({"number": 502570, "exact": True}, [502571], "not reproduced"),
         ({"number": 7, "exact": True}, [7, 7, 7, 7, 8], "not reproduced"),
@@ -88,6 +90,7 @@ def test_two_claims_of_one_key_are_refused() -> None:
 def test_ours_is_the_mean_and_the_standard_deviation_over_runs() -> None:
     assert claim(number=2.0).ours([1.0, 2.0, 3.0]) == "2 ± 1 (n = 3)"
     assert claim(number=90.0, form=".1f", unit=" %").ours([88.84]) == "88.8 %"
+    assert claim(number=2.0).ours([1.0, math.inf]) == "inf ± nan (n = 2)"
     assert claim(at_least=0.5, at_most=1.0).asked == "≥ 0.5 and ≤ 1"
     assert claim(number=1234, exact=True, form=",.0f").asked == "= 1,234"
 

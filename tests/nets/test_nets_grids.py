@@ -150,6 +150,8 @@ def test_a_v_cycle_net_shares_a_on_the_way_up_and_its_layers_compose() -> None:
         on.nets.mgnet(channels=1, size=6, widths=(4, 6, 8), cycle="v")
     with pytest.raises(BadInput, match="cycle 'w'"):
         on.nets.mgnet(cycle="w")
+    with pytest.raises(BadInput, match="norm 'layer' is not known"):
+        on.nets.mgnet(norm="layer")
 
 
 # ----------------------------------------------------------------------------------------------- implicit diffusion

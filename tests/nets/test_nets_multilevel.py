@@ -164,6 +164,7 @@ def test_a_prolonged_net_can_be_widened_and_a_widened_one_prolonged(tmp_path: Pa
         (on.nets.resnet(5, 3, width=6), 6, BadInput, "makes it wider"),
         (on.nets.resnet(5, 3, width=6), 4, BadInput, "makes it wider"),
         (on.nets.hamiltonian(5, 3, width=6, opening="pad"), 12, Incompatible, "the other half"),
+        (on.nets.stable_ode(5, 3, width=4), 8, Incompatible, "does not stay the same"),
         (on.nets.lstm(5, 3, width=6), 12, Incompatible, "only a chain"),
         (on.flow.Chain(nn.Linear(2, 2), on.Flow(on.fields.Free(2))), 4, Incompatible, "only a chain"),
     ],

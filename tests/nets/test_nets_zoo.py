@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import odenet as on
+from nets_examples import example
 from odenet.errors import BadInput, UnknownName
 from odenet.fields import PositiveSemidefinite
 
@@ -194,6 +195,16 @@ def test_a_net_that_cannot_be_is_refused_in_one_line(build: Callable[[], object]
     with pytest.raises(BadInput, match=sentence) as caught:
         build()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", on.nets.names())
+def test_every_net_refuses_a_size_that_is_no_positive_whole_number(name: str) -> None:
+    words, _ = example(name)
+    own = inspect.signature(on.nets.get(name)).parameters
+    for word in ("dim_in", "dim_out", "width", "hidden", "layers", *(["steps"] if "integrator" in own else [])):
+        for value in (0, 2.5) if word in own else ():
+            with pytest.raises(BadInput, match="positive whole number"):
+                on.nets.get(name)(**{**words, word: value})
 
 
 def test_an_unknown_net_is_answered_with_the_nearest_one() -> None:

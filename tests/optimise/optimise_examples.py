@@ -36,6 +36,15 @@ class Squares(LeastSquares):
             yield r[k : k + self.rows], J[k : k + self.rows]
 
 
+class Pulled(Squares):
+    """The same with its gradient by one reverse pass."""
+
+    def pullback(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = theta.detach().requires_grad_()
+        r = self.r(leaf)
+        return r.detach(), torch.autograd.grad(r, leaf, r.detach())[0]
+
+
 class Function(Objective):
     """A function written in torch."""
 
@@ -114,9 +123,9 @@ CLASSICS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor, float]] = {
 }
 
 
-def classic(name: str, rows: int = 1000) -> tuple[Squares, Tensor]:
+def classic(name: str, rows: int = 1000) -> tuple[Pulled, Tensor]:
     r, start, _ = CLASSICS[name]
-    return Squares(r, len(start), rows), start
+    return Pulled(r, len(start), rows), start
 
 
 def net(theta: Tensor, x: Tensor, width: int) -> Tensor:
@@ -134,12 +143,11 @@ def net_start(width: int, seed: int = 0) -> Tensor:
     return torch.randn(net_size(width), generator=generator, dtype=F64) / width**0.5
 
 
-def regression(points: int, width: int = 5, rows: int = 1000) -> tuple[Squares, Tensor]:
+def regression(points: int, width: int = 5, rows: int = 1000) -> tuple[Pulled, Tensor]:
     """Fit sin(3 x) by a net."""
     x = torch.linspace(-1, 1, points, dtype=F64)[:, None]
-    return Squares(
-        lambda t: (net(t, x, width) - torch.sin(3 * x[:, 0])) / points**0.5, net_size(width), rows
-    ), net_start(width)
+    problem = Pulled(lambda t: (net(t, x, width) - torch.sin(3 * x[:, 0])) / points**0.5, net_size(width), rows)
+    return problem, net_start(width)
 
 
 def quadratic(size: int, seed: int = 0) -> tuple[Function, Tensor, Tensor]:

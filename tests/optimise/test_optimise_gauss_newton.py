@@ -96,7 +96,7 @@ def test_without_damping_one_step_solves_a_linear_problem() -> None:
 def test_damping_follows_the_gain() -> None:
     """One accepted step by hand: (J^T J + mu I) p = -J^T r, mu times max(1/3, 1 - (2 gain - 1)^3)."""
     problem, theta = classic("wood")
-    optimiser = get("gauss_newton", damping=10.0, shrink=1 / 3)
+    optimiser = get("gauss_newton", damping=10.0, shrink=1 / 3, acceleration=0.0)
     J, r = torch.func.jacrev(problem.r)(theta), problem.r(theta)
     mu = 10.0 * float((J.T @ J).diagonal().max())
     p = torch.linalg.solve(J.T @ J + mu * torch.eye(4, dtype=F64), -J.T @ r)
@@ -116,7 +116,7 @@ def test_refused_trials_raise_the_damping_by_two_then_four_then_eight() -> None:
             return column(1e9)[0] if len(asked) <= 3 else super().value(theta)
 
     problem = Cliff(lambda x: x - 2, 1)
-    optimiser = get("gauss_newton", damping=1.0)
+    optimiser = get("gauss_newton", damping=1.0, acceleration=0.0)
     optimiser.step(problem, optimiser.init(problem, column(0)))
     assert asked == pytest.approx([2 / (1 + mu) for mu in (1, 2, 8, 64)])
 
@@ -161,8 +161,8 @@ class Counted(LeastSquares):
 
 
 @pytest.mark.parametrize(("name", "options"), [
-    ("gauss_newton", {"solver": "primal"}), ("gauss_newton", {"solver": "qr"}), ("engd", {}), ("lbfgs", {}),
-    ("ssbroyden", {}), ("adam", {}),
+    ("gauss_newton", {"solver": "primal", "held": 0}), ("gauss_newton", {"solver": "qr", "held": 0}), ("engd", {}),
+    ("lbfgs", {}), ("ssbroyden", {}), ("adam", {}),
 ])  # fmt: skip
 def test_memory_does_not_grow_with_the_number_of_points(name: str, options: dict[str, Any]) -> None:
     problem = Counted(rows=15, size=10, blocks=12)
@@ -171,13 +171,60 @@ def test_memory_does_not_grow_with_the_number_of_points(name: str, options: dict
     assert 1 <= problem.most <= 2  # the one in work, and the one that the loop's variable still names
 
 
-def test_conjugate_gradients_keep_no_more_than_they_may() -> None:
+@pytest.mark.parametrize("kind", [Primal, Triangular, Krylov])
+def test_no_more_of_the_jacobian_is_kept_than_may_be(kind: Any) -> None:
     theta = torch.zeros(10, dtype=F64)
     few, many = Counted(15, 10, 12), Counted(15, 10, 12)
-    Krylov(few, theta, held=3 * 15 * 10 * 8).solve(1.0, torch.ones_like(theta))
-    kept = Krylov(many, theta)
-    assert few.most <= 5
-    assert kept.kept is not None and len(kept.kept) == many.most == 12
+    some, whole = kind(few, theta, held=3 * 15 * 10 * 8), kind(many, theta)
+    assert few.most <= 5 and some.rows.kept is None
+    assert whole.rows.kept is not None and len(whole.rows.kept) == many.most == 12
+    v, w = torch.arange(10, dtype=F64), torch.arange(180, dtype=F64)
+    J = torch.cat([many.block(k)[0] for k in range(12)])
+    for rows in (some.rows, whole.rows):
+        torch.testing.assert_close(rows.forth(v), J @ v)
+        torch.testing.assert_close(rows.back(w), J.T @ w)
+        torch.testing.assert_close(rows.normal(v), J.T @ (J @ v))
+
+
+@pytest.mark.parametrize("kind", sorted(LOCALS))
+@pytest.mark.parametrize("points", [20, 200])
+def test_a_second_right_hand_side_uses_the_same_matrix(kind: str, points: int) -> None:
+    problem, theta = regression(points, rows=7)
+    J, scale = torch.func.jacrev(problem.r)(theta), torch.linspace(1, 2, len(theta), dtype=F64)
+    local, w = LOCALS[kind](problem, theta), torch.sin(torch.arange(points, dtype=F64))
+    local.solve(1.0, scale)
+    local.solve(0.1, scale)
+    x = torch.linalg.solve(J.T @ J + 0.1 * torch.diag(scale), -J.T @ w)
+    torch.testing.assert_close(local.towards(w), x, rtol=1e-7, atol=1e-8)
+
+
+def test_a_step_is_bent_by_the_second_derivative_along_it() -> None:
+    """p - (J^T J + mu)^-1 J^T r'' / 2 with r'' = p.H p from the exact second derivatives of a quadratic residual."""
+    problem, theta = classic("wood")  # its residuals are quadratic: the difference quotient is exact
+    optimiser = get("gauss_newton", damping=1.0, acceleration=100.0)
+    J, r, H = (
+        torch.func.jacrev(problem.r)(theta),
+        problem.r(theta),
+        torch.func.jacrev(torch.func.jacrev(problem.r))(theta),
+    )
+    M = J.T @ J + float((J.T @ J).diagonal().max()) * torch.eye(4, dtype=F64)
+    p = torch.linalg.solve(M, -J.T @ r)
+    a = torch.linalg.solve(M, -J.T @ torch.einsum("nij,i,j->n", H, p, p)) / 2
+    assert float(a.norm() / p.norm()) > 0.01
+    state = optimiser.step(problem, optimiser.init(problem, theta))
+    torch.testing.assert_close(state["theta"], theta + p + a, rtol=1e-9, atol=0)
+    ratio = 2 * float(a.norm() / p.norm())
+    for limit, same in ((1.01 * ratio, True), (0.99 * ratio, False)):
+        optimiser = get("gauss_newton", damping=1.0, acceleration=limit)
+        again = optimiser.step(problem, optimiser.init(problem, theta))
+        assert torch.equal(again["theta"], state["theta"]) == same
+        assert float(again["loss"]) < float(r @ r) / 2
+
+
+def test_bending_saves_steps_on_a_net() -> None:
+    problem, theta = regression(60)
+    loss = [float(minimise(problem, theta, get("gauss_newton", acceleration=a), steps=40)["loss"]) for a in (0.0, 0.75)]
+    assert loss[1] < 0.1 * loss[0]
 
 
 def test_products_that_the_problem_offers_replace_the_blocks() -> None:
@@ -186,7 +233,7 @@ def test_products_that_the_problem_offers_replace_the_blocks() -> None:
 
         def matvec(self, theta: Tensor, v: Tensor) -> Tensor:
             self.asked += 1
-            return torch.func.jvp(self.r, (theta,), (v,))[1]
+            return torch.func.jacrev(self.r)(theta) @ v
 
         def rmatvec(self, theta: Tensor, w: Tensor) -> Tensor:
             return torch.func.vjp(self.r, theta)[1](w)[0]
@@ -218,12 +265,14 @@ def test_the_sketch_makes_conjugate_gradients_short() -> None:
     assert far[0] < 1e-3 < 0.1 < far[1]
 
 
-def test_a_singular_jacobian_gives_finite_steps_and_the_shortest_ones() -> None:
+@pytest.mark.parametrize("solver", ["primal", "dual", "qr", "cg"])
+def test_a_singular_jacobian_gives_finite_steps_and_the_shortest_ones(solver: str) -> None:
     """Two parameters of which only the sum matters: Cholesky of J^T J breaks down, damping repairs it."""
     problem = Squares(lambda x: torch.stack([x.sum() - 2, 3 * x.sum() - 6]), 2)
-    for solver in ("primal", "dual", "qr", "cg"):
-        state = minimise(problem, column(0, 0), get("gauss_newton", solver=solver, damping=1e-18), steps=50)
-        np.testing.assert_allclose(state["theta"], [1, 1], rtol=1e-7)
+    state = minimise(problem, column(0, 0), get("gauss_newton", solver=solver), steps=50)
+    np.testing.assert_allclose(state["theta"], [1, 1], rtol=1e-7)
+    state = minimise(problem, column(0, 0), get("gauss_newton", solver=solver, damping=1e-18), steps=50)
+    assert float(state["theta"].sum()) == pytest.approx(2, rel=1e-7)
 
 
 def test_a_trial_that_is_not_finite_is_refused() -> None:

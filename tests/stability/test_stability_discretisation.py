@@ -221,6 +221,11 @@ def test_weights_per_step_are_stretched_over_a_longer_time_and_shared_ones_follo
         stretched(decay(steps=3), 0.5)
 
 
+def test_a_recurrent_net_has_no_other_span_than_that_of_its_data():
+    table = extrapolation(nets.cornn(2, 2, width=4), torch.randn(3, 5, 2), steps=(), spans=(0.5, 2.0))
+    assert [row[0] for row in table.rows] == ["none"]
+
+
 def test_twice_the_layers_with_the_same_weights_change_a_linear_net_by_a_known_ratio():
     found = prolongation(decay(rate=-2.0, steps=4), X)
     assert found == pytest.approx(abs((1 - 0.25) ** 8 / (1 - 0.5) ** 4 - 1), rel=1e-12)

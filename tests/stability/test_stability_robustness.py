@@ -72,6 +72,15 @@ def test_the_exchange_flips_signs_where_the_stability_function_is_negative():
     }  # fmt: skip
 
 
+def test_samples_that_overflow_count_as_wrong_whatever_their_label():
+    """y <- (1 + 1e30) y twice: beyond the range of single precision for |y| = 1, not for y = 0."""
+    flow = Flow(lambda v: 2e30 * v, "euler", depth="shared", steps=2)
+    x = torch.tensor([[0.0], [1.0], [-1.0]])
+    for label in (0, 1):
+        y = torch.full((3,), label)
+        assert exchange(Chain(flow, Sign()), x, y, ["euler"], [1]) == {("euler", 1): 0.0 if label else 1 / 3}
+
+
 def test_the_matrix_has_a_row_for_every_training_integrator_and_none_where_a_method_does_not_suit():
     x, y = signs(10)
     free = Chain(Flow(lambda v: -3.0 * v, "euler", depth="shared", steps=1), Sign())

@@ -45,7 +45,7 @@ def bench_solvers(
     if not asked or not entrants:
         raise BadInput("a bench needs problems and methods; write --problems hires --methods dopri5 radau_iia5.")
     _unlike([p.name for p in asked])
-    folder = _fresh(out, name)
+    folder = fresh(out, name, "solvers")
     total = len(asked) * sum(len(tolerances if e.kind == "tolerance" else steps) for e in entrants.values())
     done: list[Run] = []
 
@@ -83,11 +83,11 @@ def _unlike(names: Sequence[str]) -> None:
             raise BadInput(f"two problems are called {name!r}; give each a name of its own.")
 
 
-def _fresh(out: Path, name: str) -> Path:
-    """A new, empty folder out/name. Raises BadInput where it exists or cannot be made."""
+def fresh(out: Path, name: str, kind: str) -> Path:
+    """A new, empty folder out/name (no name: kind and time). Raises BadInput where it exists or cannot be made."""
     if name and (not NAME.fullmatch(name) or set(name) == {"."}):
         raise BadInput(f"run name {name!r} is not usable: letters, digits, '.', '_' and '-' only.")
-    folder = out / (name or f"solvers-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = out / (name or f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"the run folder {folder} exists already and is left as it is; choose another name.")
     try:

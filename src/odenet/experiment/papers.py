@@ -100,10 +100,12 @@ class Claim:
         return f"control: {'not ' * (found == 'not reproduced')}kept"
 
     def _found(self, values: Sequence[float]) -> str:
+        if not all(map(math.isfinite, values)):
+            return "not reproduced"
         mean = statistics.fmean(values)
         if self.number is not None and not self.exact:
-            off = abs(mean - self.number) / abs(self.number)
-            return "reproduced" if off <= NEAR else "close" if off <= AROUND else "not reproduced"
+            off, size = abs(mean - self.number), abs(self.number)
+            return "reproduced" if off <= NEAR * size else "close" if off <= AROUND * size else "not reproduced"
         share = statistics.fmean(self.keeps(v) for v in values)
         if share == 1.0:
             return "reproduced"
@@ -122,10 +124,11 @@ class Claim:
         """Mean ± standard deviation and the number of runs."""
         if not len(values):
             return ""
-        mean = f"{statistics.fmean(values):{self.form}}{self.unit}"
+        mean = f"{sum(values) / len(values):{self.form}}{self.unit}"
         if len(values) == 1 or self.exact:
             return mean
-        return f"{mean} ± {statistics.stdev(values):.2g} (n = {len(values)})"
+        spread = statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+        return f"{mean} ± {spread:.2g} (n = {len(values)})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,7 +192,10 @@ def _joined(join: Callable[..., Tensor], what: str) -> Callable[..., Jet]:
             raise Incompatible(f"{what} of {', '.join(map(_shape, tensors))}: give all as (N, ...) with the same N.")
         channels = _channels(*tensors)
         blocks = [_as_parts(x, some, x.shape) for x in tensors]
-        return Jet(join(blocks, _axis(some, dim, what, what == "stack")), channels)
+        axis = _axis(some, dim, what, what == "stack")
+        if what == "cat" and some.dim() == 2:  # features stay before samples in memory
+            return Jet(torch.cat([block.mT for block in blocks], 1).mT, channels)
+        return Jet(join(blocks, axis), channels)
 
     return rule
 

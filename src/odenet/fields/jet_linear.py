@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import Incompatible
 from .jet_rules import _add, _channels, _for, _shape
 from .jet_series import bilinear, transformed
-from .jet_tape import note
+from .jet_tape import note, running
 from .jets import Jet
 
 
@@ -22,7 +22,7 @@ def _linear(x: Any, W: Any, b: Any = None) -> Jet:
         return product if b is None else _add(product, b)
     if x.dim() < 2 or W.dim() != 2:
         raise Incompatible(f"a linear map is a matrix on the last axis of (N, ..., k), got {_shape(W)} on {_shape(x)}.")
-    whole = _affine(x.parts, W, b) if transformed() else _Affine.apply(x.parts, W, b)
+    whole = _affine(x.parts, W, b) if transformed() else _Affine.apply(x.parts, W, b, running())
     note("linear", W, x.parts, whole)
     if b is not None:
         note("shift", b, None, whole)
@@ -35,12 +35,14 @@ def _affine(parts: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
 
 
 class _Affine(torch.autograd.Function):
-    """x W^T on all channels, + b on the values."""
+    """x W^T on all channels, + b on the values. Features come before samples in memory, which makes the products of
+    narrow layers up to twice as fast."""
 
     @staticmethod
-    def forward(ctx: Any, parts: Tensor, W: Tensor, b: Tensor | None) -> Tensor:
+    def forward(ctx: Any, parts: Tensor, W: Tensor, b: Tensor | None, tape: Any) -> Tensor:
         ctx.save_for_backward(parts, W)
-        out = F.linear(parts, W)
+        ctx.tape = tape
+        out = _applied(W, parts)
         if b is not None:
             out[0] += b
         return out
@@ -48,15 +50,26 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         parts, W = ctx.saved_tensors
-        into, weight, bias = ctx.needs_input_grad
+        into, weight, bias, _ = ctx.needs_input_grad
         gx = gw = gb = None
         if into:
-            gx = g @ W
-        if weight:
+            gx = _applied(W.mT, g)
+        if ctx.tape is not None and ctx.tape.pulling:  # cotangents of blocks are wanted, no gradient of weights
+            return gx, None, None, None
+        if weight and g.dim() == 3:
+            gw = torch.bmm(g.mT, parts).sum(0)
+        elif weight:
             gw = g.reshape(-1, W.shape[0]).mT @ parts.reshape(-1, W.shape[1])
         if bias:
             gb = g[0].sum(tuple(range(g.dim() - 2)))
-        return gx, gw, gb
+        return gx, gw, gb, None
+
+
+def _applied(W: Tensor, parts: Tensor) -> Tensor:
+    """parts W^T."""
+    if parts.dim() != 3:
+        return F.linear(parts, W)
+    return torch.bmm(W.expand(len(parts), *W.shape), parts.mT).mT
 
 
 @_for("matmul", "mm", "bmm", "mv", "dot", "vecdot", "inner")
@@ -64,7 +77,10 @@ def _matmul(x: Any, y: Any, *, out: None = None) -> Jet:
     if isinstance(x, Jet) and not isinstance(y, Jet):
         if x.dim() < 2 or (y.dim() > 2 and y.dim() != x.dim()):
             _mixes(x, y)
-        whole = torch.matmul(x.parts, y)
+        if y.dim() == 2:
+            whole = torch.matmul(x.parts, y) if transformed() else _Affine.apply(x.parts, y.mT, None, running())
+        else:
+            whole = torch.matmul(x.parts, y)
         note("matmul" if y.dim() == 2 else "mv" if y.dim() == 1 else "", y, x.parts, whole)
         return Jet(whole, x.channels)
     if y.dim() < 3 or (x.dim() > 2 and x.dim() != y.dim()):

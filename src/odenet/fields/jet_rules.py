@@ -163,7 +163,7 @@ class _Shift(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, parts: Tensor, b: Any) -> Tensor:
         ctx.shape = b.shape if isinstance(b, Tensor) else None
-        out = parts.clone(memory_format=torch.contiguous_format)
+        out = parts.clone()
         out[0] += b
         return out
 

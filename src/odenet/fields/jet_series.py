@@ -179,11 +179,19 @@ def _product_rule(g: Tensor, other: Tensor, channels: Channels, side: int) -> Te
     """The gradient with respect to one factor, `other` being the one at place `side`."""
     out = g * other[0]
     if len(channels) > 1:
-        out[0].add_((g[1:] * other[1:]).sum(0))
+        out[0].add_(_paired(g, other))
     for _, weight, i, factors, n in leibniz(channels):
         a, b = factors[1 - side], factors[side]
         out[a : a + n].addcmul_(g[i : i + n], other[b : b + n], value=weight)
     return out
+
+
+def _paired(g: Tensor, z: Tensor) -> Tensor:
+    """sum_i g_i z_i over the derivatives."""
+    total = g[1] * z[1]
+    for i in range(2, len(g)):
+        total.addcmul_(g[i], z[i])
+    return total
 
 
 def _again(f: Callable[..., Tensor], inputs: tuple[Tensor, ...], g: Tensor) -> list[Tensor | None]:
@@ -240,7 +248,7 @@ class _Composition(torch.autograd.Function):
             return *_again(lambda z: _composed(z, ctx.channels, ctx.tower), (z,), g), None, None
         out = g * s[1]
         if len(g) > 1 and s[2] is not None:
-            out[0].addcmul_((g[1:] * z[1:]).sum(0), s[2])
+            out[0].addcmul_(_paired(g, z), s[2])
         for k, weight, i, factors, n in faa_di_bruno(ctx.channels):
             if s[k] is None:
                 continue

@@ -19,15 +19,20 @@ from ..errors import BadInput, Incompatible
 _running: ContextVar[Tape | None] = ContextVar("tape", default=None)
 
 
+def running() -> Tape | None:
+    """The tape that records now."""
+    return _running.get()
+
+
 def note(kind: str, weight: Any, entered: Tensor | None, left: Tensor) -> None:
     """Tell the running tape that `weight` acted on the block `entered` and gave the block `left`.
 
-    kind: "linear" (left = entered weight^T), "matmul" (left = entered weight), "mv", "scale", "shift", or "" for what
-    has no rule.
+    kind: "linear" (left = entered weight^T), "matmul" (left = entered weight), "mv", "scale", "shift", "spread", or ""
+    for what has no rule.
     """
     tape = _running.get()
     if tape is not None and isinstance(weight, Tensor) and weight.requires_grad and left.requires_grad:
-        tape._notes.append(_Note(kind, weight, None if entered is None else entered.detach(), left))
+        tape.notes.append(_Note(kind, weight, None if entered is None else entered.detach(), left))
 
 
 @contextmanager
@@ -52,121 +57,184 @@ class Tape:
     """What weights did to jets; made by `record`. Weights are parameters or anything computed from them."""
 
     def __init__(self) -> None:
-        self._notes: list[_Note] = []
+        self.notes: list[_Note] = []
+        self.pulling = False  # whether a reverse pass for cotangents runs, which needs no gradient of weights
 
-    def jacobian(self, r: Tensor, parameters: Iterable[Tensor], check: bool = False) -> Tensor:
+    def spread(self, parameter: Tensor, samples: int) -> Tensor:
+        """The parameter once for every sample, (N, *shape): so written into a residual, its columns are known too.
+
+        For coefficients outside the network: r = u_t - tape.spread(nu, len(x)) * u_xx.
+        """
+        whole = parameter.expand(samples, *parameter.shape).clone()
+        self.notes.append(_Note("spread", parameter, None, whole))
+        return whole
+
+    def jacobian(
+        self, r: Tensor, parameters: Iterable[Tensor], check: bool = False, out: Tensor | None = None
+    ) -> Tensor:
         """d r / d parameters, (N, R, P) for r (N,) or (N, R): columns are the parameters in order, flattened.
 
-        Row n of r depends on sample n of the jets only. A parameter that meets r without a jet, such as a coefficient
-        multiplied onto `parts`, is not seen: expand it to (N,) samples, c.expand(N).clone(), take its own column by
-        torch.autograd.grad, or use `jacobian_by_vmap`.
+        One reverse pass for a column of r, whose row n depends on sample n of the jets only. A parameter that meets r
+        without a jet is not seen: write it as `tape.spread(parameter, N)`, or use `jacobian_by_vmap`.
         check: compare the sum of the rows with the gradient of r.sum(0), and raise Incompatible where they differ.
+        out: (N, R, P) to be written; else a new tensor in which samples are neighbours in memory (J.mT is contiguous
+        for R = 1), which is what `J.mT @ J` and the next call with out=J take fastest.
+        Raises Incompatible for a weight that acted by an operation without a rule, and for jets of other points.
         """
         own = list(parameters)
         columns = r.unsqueeze(1) if r.dim() == 1 else r
         if columns.dim() != 2 or not columns.requires_grad:
             raise BadInput(f"a residual is (N,) or (N, R) and depends on the parameters, got shape {tuple(r.shape)}.")
-        J = _Columns(own, columns)
-        for k in range(columns.shape[1]):
-            J.add(k, columns[:, k], self._notes)
+        shape = (*columns.shape, sum(p.numel() for p in own))
+        if out is not None and out.shape != shape:
+            raise BadInput(f"the Jacobian is {shape}, but out is {tuple(out.shape)}.")
+        J = r.new_empty(shape[1], shape[2], shape[0]).permute(2, 0, 1) if out is None else out
+        each = columns.unbind(1)
+        with torch.no_grad():
+            for k, column in enumerate(each):
+                self._fill(J[:, k].mT, column, own)
         if check:
-            _compare(J.whole, columns, own)
-        return J.whole
+            _compare(J, columns, own)
+        return J
 
-
-class _Columns:
-    """The Jacobian while it is summed up: a view of its columns for every parameter."""
-
-    def __init__(self, parameters: Sequence[Tensor], r: Tensor) -> None:
-        self.samples = len(r)
-        self.parameters = parameters
-        self.whole = r.new_zeros(self.samples, r.shape[1], sum(p.numel() for p in parameters))
-        starts = [0]
-        for p in parameters:
-            starts.append(starts[-1] + p.numel())
-        self.columns = {id(p): slice(a, b) for p, a, b in zip(parameters, starts, starts[1:])}
-
-    def add(self, k: int, r: Tensor, notes: Sequence[_Note]) -> None:
-        """Column k of the residual."""
-        blocks = list({id(n.left): n.left for n in notes}.values())
-        found = torch.autograd.grad(r.sum(), blocks, retain_graph=True, allow_unused=True) if blocks else ()
-        cotangents = {id(block): g for block, g in zip(blocks, found)}
+    def _fill(self, rows: Tensor, r: Tensor, parameters: list[Tensor]) -> None:
+        """Write d r / d parameters for r (N,), transposed: (P, N)."""
+        places = dict(zip(map(id, parameters), rows.split([p.numel() for p in parameters])))
         derived: dict[int, tuple[Tensor, Tensor]] = {}
-        for note in notes:
-            g = cotangents[id(note.left)]
-            if g is None:
-                continue
-            if g.shape[1] != self.samples:
-                raise Incompatible(
-                    f"the residual has {self.samples} rows, but depends on jets of {g.shape[1]} samples; take the "
-                    "Jacobian of every set of points by itself."
-                )
-            root = note.weight if note.weight._base is None else note.weight._base
-            if id(root) in self.columns:
-                target = self.whole[:, k, self.columns[id(root)]]
-            elif root.is_leaf:
-                continue
-            else:
-                _, target = derived.setdefault(id(root), (root, g.new_zeros(self.samples, root.numel())))
-            _gather(note, g, root, target)
+        untouched = set(places)
+        for group in _by_weight(self._contributions(r)):
+            w = group[0][0].weight
+            root = w if w._base is None else w._base
+            key = id(root)
+            if key not in places:
+                if root.is_leaf:
+                    continue
+                places[key] = r.new_empty(root.numel(), len(r))
+                derived[key] = (root, places[key])
+                untouched.add(key)
+            if key in untouched and w is not root:
+                places[key].zero_()
+                untouched.remove(key)
+            _add_to(_place(places[key], w, root), group, fresh=key in untouched)
+            untouched.discard(key)
+        for key in untouched:
+            places[key].zero_()
         if derived:
-            self._pull_back(k, list(derived.values()))
+            roots, cotangents = zip(*derived.values())
+            pulled = _batched(roots, cotangents, parameters)
+            for p, found in zip(parameters, pulled):
+                places[id(p)] += found
 
-    def _pull_back(self, k: int, derived: list[tuple[Tensor, Tensor]]) -> None:
-        """From weights that are functions of parameters to these."""
-        roots = [root for root, _ in derived]
-        rows = [J.reshape(self.samples, *root.shape) for root, J in derived]
-        found = _batched(roots, self.parameters, rows)
-        for p, J in zip(self.parameters, found):
-            self.whole[:, k, self.columns[id(p)]] += J.reshape(self.samples, -1)
+    def _contributions(self, r: Tensor) -> list[tuple[_Note, Tensor]]:
+        """The notes on which r depends, with the cotangents behind them."""
+        blocks = list({id(n.left): n.left for n in self.notes}.values())
+        if not blocks:
+            return []
+        self.pulling = True
+        try:
+            found = torch.autograd.grad(r, blocks, torch.ones_like(r), retain_graph=True, allow_unused=True)
+        finally:
+            self.pulling = False
+        cotangents = {id(block): g for block, g in zip(blocks, found)}
+        used = [(n, g) for n in self.notes if (g := cotangents[id(n.left)]) is not None]
+        for n, g in used:
+            samples = g.shape[0] if n.kind == "spread" else g.shape[1]
+            if samples != len(r):
+                raise Incompatible(
+                    f"the residual has {len(r)} rows, but depends on jets of {samples} samples; take the Jacobian of "
+                    "every set of points by itself."
+                )
+        return used
 
 
-def _gather(note: _Note, g: Tensor, root: Tensor, target: Tensor) -> None:
-    """Add d r / d weight to the columns of `root`, of which the weight is a view."""
-    w = note.weight
-    if w is root and root.is_contiguous():
-        _add(note, g, target)
-        return
+Group = list[tuple[_Note, Tensor]]  # what one weight did, with the cotangents behind it
+
+
+def _by_weight(used: Group) -> list[Group]:
+    """The notes of every weight together; views of the same entries are the same weight."""
+    groups: dict[tuple[Any, ...], Group] = {}
+    for n, g in used:
+        w = n.weight
+        root = w if w._base is None else w._base
+        groups.setdefault((id(root), w.storage_offset(), w.shape, w.stride(), n.kind), []).append((n, g))
+    return list(groups.values())
+
+
+def _place(target: Tensor, w: Tensor, root: Tensor) -> Tensor:
+    """Where the rows (*w.shape, N) of w are in the rows (numel, N) of the tensor that it views."""
     if not root.is_contiguous():
         raise Incompatible("a weight is a view of a tensor that is not contiguous; make it contiguous.")
-    start = w.storage_offset() - root.storage_offset()
-    if w.is_contiguous():
-        _add(note, g, target[:, start : start + w.numel()])
+    step = target.stride(0)
+    start = target.storage_offset() + (w.storage_offset() - root.storage_offset()) * step
+    return target.as_strided((*w.shape, target.shape[1]), (*(s * step for s in w.stride()), target.stride(1)), start)
+
+
+def _add_to(target: Tensor, group: Group, fresh: bool) -> None:
+    """target (*w.shape, N) = or += d r / d w."""
+    kind = group[0][0].kind
+    if kind in ("linear", "matmul"):
+        sides = [_samples_last(g for _, g in group), _samples_last(n.entered for n, _ in group)]
+        left, right = sides if kind == "linear" else sides[::-1]
+        _add_products(target, left, right, fresh)
         return
-    places = torch.arange(root.numel(), device=g.device).as_strided(w.shape, w.stride(), start).reshape(-1)
-    own = g.new_zeros(len(target), w.numel())
-    _add(note, g, own)
-    target.index_add_(1, places, own)
+    for n, g in group:
+        found = _pointwise(n, g)
+        target.copy_(found) if fresh else target.add_(found)
+        fresh = False
 
 
-def _add(note: _Note, g: Tensor, target: Tensor) -> None:
-    """target (N, numel) += d r / d weight."""
-    kind, w, h, _ = note
-    if kind in ("linear", "matmul") and h is not None:
-        out = g.movedim(1, 0).flatten(1, -2)  # (N, channels and positions, features)
-        into = h.movedim(1, 0).flatten(1, -2)
-        left, right = (out, into) if kind == "linear" else (into, out)
-        target.unflatten(1, w.shape).baddbmm_(left.mT, right)
-    elif kind == "mv" and h is not None:
-        target += (g.unsqueeze(-1) * h).movedim(1, 0).flatten(1, -2).sum(1)
-    elif kind == "scale" and h is not None:
-        target += _reduced((g * h).sum(0), w)
-    elif kind == "shift":
-        target += _reduced(g[0], w)
-    else:
-        raise Incompatible(
-            "a weight acted on a jet by an operation whose Jacobian is not recorded; write it as y @ W, F.linear, a "
-            "product or a sum, or use jacobian_by_vmap."
-        )
+def _samples_last(blocks: Iterable[Any]) -> list[Tensor]:
+    """Blocks (C, N, ..., W) as a list of (W, N), one for each channel and position."""
+    return [row for block in blocks for row in block.movedim(1, -1).movedim(-2, 1 - block.dim()).flatten(0, -3)]
+
+
+NEIGHBOURS = 2**16  # entries that stay in a core's cache while they are summed up
+MANY = 8  # products beyond which a matrix product is faster than adding them one by one
+
+
+def _add_products(target: Tensor, left: list[Tensor], right: list[Tensor], fresh: bool) -> None:
+    """target (o, i, N) = or += sum_k left_k (o, N) right_k (i, N)."""
+    samples, cols = target.shape[2], target.shape[1]
+    if len(left) > MANY:
+        a, b = torch.stack([x.mT for x in left], -1), torch.stack([x.mT for x in right], 1)
+        for n in range(0, samples, step := max(1, NEIGHBOURS // target[..., 0].numel())):
+            found = torch.bmm(a[n : n + step], b[n : n + step]).movedim(0, -1)
+            part = target[..., n : n + step]
+            part.copy_(found) if fresh else part.add_(found)
+        return
+    for o in range(0, len(target), step := max(1, NEIGHBOURS // max(1, cols * samples))):
+        part = target[o : o + step]
+        for k, (x, y) in enumerate(zip(left, right)):
+            if fresh and not k:
+                torch.mul(x[o : o + step, None], y, out=part)
+            else:
+                part.addcmul_(x[o : o + step, None], y)
+
+
+def _pointwise(n: _Note, g: Tensor) -> Tensor:
+    """d r / d w, (*w.shape, N)."""
+    kind, w, h, _ = n
+    if kind == "mv" and h is not None:
+        return (g.unsqueeze(-1) * h).movedim(1, -1).movedim(-2, 0).flatten(1, -2).sum(1)
+    if kind == "scale" and h is not None:
+        return _reduced((g * h).sum(0), w)
+    if kind == "shift":
+        return _reduced(g[0], w)
+    if kind == "spread":
+        return g.movedim(0, -1)
+    raise Incompatible(
+        "a weight acted on a jet by an operation whose Jacobian is not recorded; write it as y @ W, F.linear, a "
+        "product or a sum, or use jacobian_by_vmap."
+    )
 
 
 def _reduced(g: Tensor, w: Tensor) -> Tensor:
-    """(N, ...) summed over the axes along which w was repeated: (N, numel)."""
+    """(N, ...) summed over the axes along which w was repeated: (*w.shape, N)."""
     shape = (1,) * (g.dim() - w.dim()) + tuple(w.shape)
     if shape[0] != 1:
         raise Incompatible("a weight with an axis of samples acted on a jet; use jacobian_by_vmap.")
     axes = [d for d in range(1, g.dim()) if shape[d] == 1 and g.shape[d] != 1]
-    return (g.sum(axes) if axes else g).reshape(len(g), -1)
+    return (g.sum(axes) if axes else g).movedim(0, -1).reshape(*w.shape, len(g))
 
 
 def _compare(J: Tensor, r: Tensor, parameters: Sequence[Tensor]) -> None:
@@ -179,7 +247,7 @@ def _compare(J: Tensor, r: Tensor, parameters: Sequence[Tensor]) -> None:
             where = _named(int(gap.argmax()), parameters)
             raise Incompatible(
                 f"the residual depends on {where} otherwise than through jets, or its rows depend on other samples; "
-                "expand such a coefficient to the samples and add its column, or use jacobian_by_vmap."
+                "write such a coefficient as tape.spread(parameter, N), or use jacobian_by_vmap."
             )
 
 
@@ -199,15 +267,16 @@ def jacobian_by_vmap(r: Tensor, parameters: Iterable[Tensor]) -> Tensor:
     own = list(parameters)
     flat = r.reshape(-1)
     unit = torch.eye(len(flat), dtype=r.dtype, device=r.device)
-    rows = _batched([flat], own, [unit])
-    return torch.cat([g.reshape(len(flat), -1) for g in rows], 1).reshape(len(r), -1, sum(p.numel() for p in own))
+    whole = torch.cat(_batched([flat], [unit], own))
+    return whole.mT.reshape(len(r), -1, len(whole))
 
 
-def _batched(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Gradients of `inputs` for every entry of a leading axis of the cotangents."""
+def _batched(outputs: Sequence[Tensor], cotangents: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of `inputs`, (numel, N), for cotangents (numel, N)."""
 
-    def pull(*g: Tensor) -> tuple[Tensor, ...]:
+    def pull(*rows: Tensor) -> tuple[Tensor, ...]:
+        g = [row.reshape(y.shape) for row, y in zip(rows, outputs)]
         found = torch.autograd.grad(outputs, inputs, g, retain_graph=True, allow_unused=True)
         return tuple(torch.zeros_like(p) if x is None else x for p, x in zip(inputs, found))
 
-    return torch.func.vmap(pull)(*cotangents)
+    return [x.flatten(1).mT for x in torch.func.vmap(pull)(*(g.mT.contiguous() for g in cotangents))]

@@ -75,7 +75,7 @@ def lift(x: Tensor, channels: Iterable[Sequence[int]]) -> Jet:
         )
     if highest(own) > ORDER:
         raise BadInput(f"jets carry derivatives up to order {ORDER}, got {max(own, key=sum)}; write it as a system.")
-    parts = x.new_zeros(len(own), *x.shape)
+    parts = x.new_zeros(len(own), x.shape[1], len(x)).mT  # samples last in memory: long vectors for every kernel
     parts[0] = x
     for row, index in enumerate(own):
         if sum(index) == 1:

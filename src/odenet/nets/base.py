@@ -20,7 +20,7 @@ from torch import nn
 from ..errors import BadInput
 from ..registry import Registry
 
-SIZES = {"dim_in", "dim_out", "width", "steps", "hidden", "layers", "heads", "kernel", "growth"}
+SIZES = ("steps", "dim_in", "dim_out", "width", "hidden", "layers", "heads", "kernel", "growth")
 NETS: Registry[Callable[..., nn.Module]] = Registry("net", "odenet.nets")
 
 
@@ -85,7 +85,7 @@ def _bound(
 
 def _check_sizes(arguments: dict[str, Any]) -> None:
     """Raises BadInput for a size that is no positive whole number, or several; a baseline may have no hidden layer."""
-    for name in SIZES if "integrator" in arguments else SIZES - {"steps"}:
+    for name in SIZES if "integrator" in arguments else SIZES[1:]:
         value = arguments.get(name)
         several = value if isinstance(value, list | tuple) else () if value is None else (value,)
         if not all(isinstance(v, int) and v > 0 for v in several):

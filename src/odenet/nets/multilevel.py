@@ -135,7 +135,7 @@ def _same(net: Chain, wide: Chain, dim_in: int | None) -> bool:
     """Whether both give the same scores, up to rounding, for some normal inputs."""
     like = next(net.parameters())
     shape = next((part.image for part in net.parts if isinstance(part, AsImage)), (dim_in,))
-    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0)).to(like)  # type: ignore[arg-type]
+    x = torch.randn(64, *shape, generator=torch.Generator().manual_seed(0)).to(like)  # type: ignore[arg-type]
     was = net.training
     net.eval()
     out, other = net(x), wide.eval()(x)

@@ -55,7 +55,7 @@ class Adam(Optimiser):
     def refresh(self, problem: Objective, state: State) -> State:
         return _evaluated(problem, state)
 
-    def step(self, problem: Objective, state: State) -> State:
+    def advance(self, problem: Objective, state: State) -> State:
         age, g = int(state["age"]) + 1, state["gradient"]
         first, second = self.betas
         m = state["m"].lerp(g, 1 - first)
@@ -118,7 +118,7 @@ class SOAP(Optimiser):
     def refresh(self, problem: Objective, state: State) -> State:
         return _evaluated(problem, state)
 
-    def step(self, problem: Objective, state: State) -> State:
+    def advance(self, problem: Objective, state: State) -> State:
         age, g = int(state["age"]) + 1, state["gradient"]
         first, second = self.betas
         m = state["m"].lerp(g, 1 - first)
@@ -133,7 +133,7 @@ class SOAP(Optimiser):
             for side, A in (("left", G @ G.T), ("right", G.T @ G)):
                 factor = new[f"{side}_{k}"] = state[f"{side}_{k}"].lerp(A, 1 - second)
                 if age % self.frequency == 0:
-                    new[f"{side}_basis_{k}"] = torch.linalg.qr(factor @ state[f"{side}_basis_{k}"]).Q
+                    new[f"{side}_basis_{k}"] = _renewed(factor, state[f"{side}_basis_{k}"])
         return _moved(problem, state, new)
 
     def _turn(self, state: State, x: Tensor, forth: bool) -> Tensor:
@@ -144,6 +144,12 @@ class SOAP(Optimiser):
             X = x[place].view(rows, columns)
             out[place] = (L.T @ X @ R if forth else L @ X @ R.T).reshape(-1)
         return out
+
+
+def _renewed(A: Tensor, Q: Tensor) -> Tensor:
+    """One power iteration on A from the basis Q, and a QR; a shift at rounding level keeps Q where A is singular."""
+    shift = 1e-12 * float(A.diagonal().sum()) if A.dtype == torch.float64 else 1e-6 * float(A.diagonal().sum())
+    return torch.linalg.qr(torch.add(A @ Q, Q, alpha=shift)).Q.contiguous()
 
 
 def _checked(lr: float, betas: tuple[float, float], schedule: str, length: int | None, final: float) -> None:

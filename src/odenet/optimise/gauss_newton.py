@@ -15,10 +15,11 @@ from ..errors import BadInput, Incompatible
 from . import base
 from .base import LeastSquares, Objective, Optimiser, State, checked_loss, checked_start, count, number
 from .krylov import Krylov
-from .linear import Dual, Local, Primal, Triangular
+from .linear import HELD, Dual, Local, Primal, Triangular
 
 _EPS = torch.finfo(torch.float64).eps
 _LARGE = 4000  # the side of a matrix from which on conjugate gradients are cheaper than its factor
+_AHEAD = 0.1  # share of the step over which its second derivative is taken (Transtrum & Sethna)
 SOLVERS = ("auto", "primal", "dual", "qr", "cg")
 PRECONDITIONERS = ("nystrom", "diagonal", "none")
 
@@ -32,6 +33,11 @@ class GaussNewton(Optimiser):
     damping:  the first damping, relative to the largest diagonal entry of J^T J
     scaling:  "identity" (Levenberg) or "columns" (Marquardt: D = diag of J^T J, its running maximum, so that units of
               the parameters do not matter)
+    acceleration: a step p is bent by a = -(J^T J + damping D)^-1 J^T r''/2 with r'' the second derivative of r along
+              p, if |a| <= acceleration |p| / 2 in the norm of D, else the damping is raised; 0: no bending. It costs
+              one residual and two products with J, and saves most of the steps on nets. Transtrum & Sethna 2012,
+              arXiv:1201.5885
+    held:     bytes of J kept for these products; beyond that J is made anew, or the problem's own products are used
     trials:   dampings tried per step before it is called stalled
     preconditioner ("nystrom", "diagonal", "none"), rank, tolerance, iterations: of "cg"
     Raises BadInput for float32 or a loss that is not finite at the start, Incompatible for an objective that is no sum
@@ -44,6 +50,8 @@ class GaussNewton(Optimiser):
     scaling: str = "identity"
     shrink: float = 1 / 3
     trials: int = 40
+    acceleration: float = 0.75
+    held: int = HELD
     preconditioner: str = "nystrom"
     rank: int = 100
     tolerance: float = 1e-3
@@ -52,6 +60,12 @@ class GaussNewton(Optimiser):
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
             raise BadInput(f"solver={self.solver!r} is none of {', '.join(SOLVERS)}.")
+        if not self.acceleration >= 0 or self.held < 0:
+            raise BadInput(f"acceleration={self.acceleration} and held={self.held} are not negative.")
+        if not self.damping > 0 or not 0 < self.shrink < 1:
+            raise BadInput(f"damping={self.damping} must be positive and shrink={self.shrink} between 0 and 1.")
+        if self.trials < 1 or self.iterations < 1 or self.rank < 1:
+            raise BadInput("trials, iterations and rank are 1 or more.")
         if self.preconditioner not in PRECONDITIONERS:
             raise BadInput(f"preconditioner={self.preconditioner!r} is none of {', '.join(PRECONDITIONERS)}.")
         if self.scaling not in ("identity", "columns"):
@@ -80,9 +94,9 @@ class GaussNewton(Optimiser):
         rows, status = count(r.numel(), state), count(0, state)
         return {**state, "loss": number(loss, state), "rows": rows, "status": status}
 
-    def step(self, problem: Objective, state: State) -> State:
-        theta = state["theta"]
-        local = self._local(squares(problem, "gauss_newton"), state)
+    def advance(self, problem: Objective, state: State) -> State:
+        theta, least = state["theta"], squares(problem, "gauss_newton")
+        local = self._local(least, state)
         norm = float(local.gradient.norm())
         new = {**state, "gradient_norm": number(norm, state), "steps": state["steps"] + 1}
         if not math.isfinite(norm) or not math.isfinite(local.loss):
@@ -100,16 +114,17 @@ class GaussNewton(Optimiser):
             if move is not None and move.predicted <= _EPS * local.loss:
                 status = base.REDUCTION
                 break
-            if move is not None:
-                if float(move.p.norm()) <= _EPS * float(theta.norm()):
-                    status = base.STEP
-                    break
-                trial = theta + move.p
-                loss = float(problem.value(trial))
+            if move is not None and float(move.p.norm()) <= _EPS * float(theta.norm()):
+                status = base.STEP
+                break
+            bend = tried <= max(1, self.trials // 4)  # at rounding level second derivatives are noise
+            p = None if move is None else self._bent(least, theta, local, move.p, scale) if bend else move.p
+            if move is not None and p is not None:
+                loss = float(problem.value(theta + p))
                 gain = (local.loss - loss) / move.predicted
                 if gain > 1e-4:
-                    new["theta"], status = trial, 0
-                    damping, growth = damping * max(self.shrink, 1 - (2 * gain - 1) ** 3), 2.0
+                    new["theta"], status = theta + p, 0
+                    damping, growth = damping * max(self.shrink, 1 - (2 * min(gain, 1.0) - 1) ** 3), 2.0
                     break
             damping, growth = damping * growth, growth * 2
         return {
@@ -117,7 +132,7 @@ class GaussNewton(Optimiser):
             "loss": number(loss if status == 0 else local.loss, state),
             "damping": number(max(damping, 1e-300), state),
             "growth": number(growth, state),
-            "evaluations": state["evaluations"] + 1 + tried,
+            "evaluations": state["evaluations"] + 1 + (2 if self.acceleration else 1) * tried,
             "status": count(status, state),
         }
 
@@ -128,10 +143,20 @@ class GaussNewton(Optimiser):
             kind = small if min(rows, problem.size) <= _LARGE else "cg"
         if kind == "cg":
             seed = int(state["steps"])
-            return Krylov(problem, theta, self.preconditioner, self.rank, self.tolerance, self.iterations, seed=seed)
+            cg = (self.preconditioner, self.rank, self.tolerance, self.iterations, self.held, seed)
+            return Krylov(problem, theta, *cg)
         if kind == "dual":
             return Dual(problem, theta)
-        return Triangular(problem, theta) if kind == "qr" else Primal(problem, theta)
+        return Triangular(problem, theta, self.held) if kind == "qr" else Primal(problem, theta, self.held)
+
+    def _bent(self, problem: LeastSquares, theta: Tensor, local: Local, p: Tensor, scale: Tensor) -> Tensor | None:
+        """p with its acceleration; None where that is too large for the step to be trusted."""
+        if self.acceleration == 0:
+            return p
+        ahead = (problem.residual(theta + _AHEAD * p) - local.r) / _AHEAD
+        a = local.towards((ahead - local.rows.forth(p)) / _AHEAD)
+        root = scale.sqrt()
+        return p + a if 2 * float((root * a).norm()) <= self.acceleration * float((root * p).norm()) else None
 
     def _scale(self, local: Local, state: State) -> Tensor:
         if self.scaling == "identity":

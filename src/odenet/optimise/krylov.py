@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .base import LeastSquares
-from .linear import Local, Move
+from .linear import HELD, Local, Move, Rows
 
 Apply = Callable[[Tensor], Tensor]
 
@@ -30,58 +30,41 @@ class Krylov(Local):
         rank: int = 100,
         tolerance: float = 1e-3,
         iterations: int = 200,
-        held: int = 2**30,
+        held: int = HELD,
         seed: int = 0,
     ) -> None:
-        self.problem, self.theta = problem, theta
         self.preconditioner, self.rank, self.seed = preconditioner, min(rank, theta.numel()), seed
         self.tolerance, self.iterations = tolerance, iterations
-        self.columns, self.gradient, self.loss = torch.zeros_like(theta), torch.zeros_like(theta), 0.0
-        self.kept: list[Tensor] | None = []
-        bytes_kept = 0
+        self.rows, parts = Rows(problem, theta, held), []
+        self.columns, self.gradient = torch.zeros_like(theta), torch.zeros_like(theta)
         for r, J in problem.blocks(theta):
             self.gradient.addmv_(J.T, r)
             self.columns.add_(J.square().sum(0))
-            self.loss += float(torch.dot(r, r)) / 2
-            bytes_kept += J.numel() * J.element_size()
-            if self.kept is not None:
-                self.kept = [*self.kept, J] if bytes_kept <= held else None
+            self.rows.add(J)
+            parts.append(r)
+        self.r = torch.cat(parts)
+        self.loss = float(torch.dot(self.r, self.r)) / 2
         self._sketched: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def _blocks(self) -> Iterator[Tensor]:
-        if self.kept is not None:
-            yield from self.kept
-        else:
-            yield from (J for _, J in self.problem.blocks(self.theta))
-
-    def _normal(self, q: Tensor) -> Tensor:
-        """J^T J q for a vector (P,) or columns (P, k)."""
-        if q.dim() == 1 and self.kept is None:
-            forth = self.problem.matvec(self.theta, q)
-            back = None if forth is None else self.problem.rmatvec(self.theta, forth)
-            if back is not None:
-                return back
-        out = torch.zeros_like(q)
-        for J in self._blocks():
-            out += J.T @ (J @ q)
-        return out
 
     def solve(self, damping: float, scale: Tensor) -> Move | None:
         """Stops where the residual is `tolerance` times the right-hand side."""
-        root = scale.rsqrt()
-        inverse = self._preconditioner(damping, root)
-
-        def apply(q: Tensor) -> Tensor:
-            return root * self._normal(root * q) + damping * q
-
-        right = -root * self.gradient
-        q, left = conjugate_gradients(apply, right, inverse, self.tolerance, self.iterations)
-        p = root * q
+        self.damping, self.root = damping, scale.rsqrt()
+        self.inverse = self._preconditioner(damping, self.root)
+        right = -self.root * self.gradient
+        q, left = conjugate_gradients(self._apply, right, self.inverse, self.tolerance, self.iterations)
+        p = self.root * q
         if not bool(torch.isfinite(p).all()):
             return None
         # q.(A q) = q.(right - left - damping q), so |J p|^2 needs no further product
         square = float(torch.dot(q, right - left - damping * q))
         return Move(p, float(torch.dot(q, right)) - square / 2)
+
+    def towards(self, w: Tensor) -> Tensor:
+        right = -self.root * self.rows.back(w)
+        return self.root * conjugate_gradients(self._apply, right, self.inverse, self.tolerance, self.iterations)[0]
+
+    def _apply(self, q: Tensor) -> Tensor:
+        return self.root * self.rows.normal(self.root * q) + self.damping * q
 
     def _preconditioner(self, damping: float, root: Tensor) -> Apply:
         if self.preconditioner == "none":
@@ -90,7 +73,8 @@ class Krylov(Local):
             diagonal = root.square() * self.columns + damping
             return lambda x: x / diagonal
         U, eigenvalues = self._sketch(root)
-        factor = (eigenvalues[-1] + damping) / (eigenvalues + damping) - 1
+        least = torch.maximum(eigenvalues[-1] + damping, 1e-12 * eigenvalues[0])  # below it U U^T x is rounding
+        factor = least / (eigenvalues + damping) - 1
         return lambda x: x + U @ (factor * (U.T @ x))
 
     def _sketch(self, root: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,7 +83,7 @@ class Krylov(Local):
             generator = torch.Generator().manual_seed(self.seed)
             omega = torch.randn(len(root), self.rank, dtype=torch.float64, generator=generator).to(root)
             omega = torch.linalg.qr(omega).Q
-            Y = root[:, None] * self._normal(root[:, None] * omega)
+            Y = root[:, None] * self.rows.normal(root[:, None] * omega)
             shift = torch.finfo(Y.dtype).eps * float(Y.norm())
             Y = Y + shift * omega
             M = omega.T @ Y
@@ -120,13 +104,15 @@ def conjugate_gradients(
     """(x, right - apply(x)) for a positive definite `apply` and preconditioner `inverse`, from x = 0."""
     x, left = torch.zeros_like(right), right.clone()
     z = inverse(left)
+    if not float(torch.dot(left, z)) > 0:  # a preconditioner that rounding made indefinite
+        inverse, z = torch.clone, left
     d, rho, goal = z, float(torch.dot(left, z)), tolerance * float(right.norm())
     for _ in range(iterations):
         if float(left.norm()) <= goal:
             break
         Ad = apply(d)
         curvature = float(torch.dot(d, Ad))
-        if not curvature > 0:
+        if not curvature > 0 or not rho > 0:  # underflow: nothing is left to gain
             break
         alpha = rho / curvature
         x, left = x + alpha * d, left - alpha * Ad

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..errors import BadInput
+
 
 class Probe(NamedTuple):
     """The function at one step length: f, its gradient (P,) there, and the slope along the search direction."""
@@ -20,6 +22,14 @@ class Probe(NamedTuple):
     value: float
     gradient: Tensor
     slope: float
+
+
+def checked(c1: float, c2: float, trials: int) -> None:
+    """Raises BadInput for constants that no step need satisfy."""
+    if not 0 < c1 < c2 < 1:
+        raise BadInput(f"c1={c1} and c2={c2}: Wolfe's conditions need 0 < c1 < c2 < 1.")
+    if trials < 1:
+        raise BadInput(f"trials={trials}: a line search evaluates 1 or more points.")
 
 
 def strong_wolfe(
@@ -34,6 +44,9 @@ def strong_wolfe(
     def high(p: Probe) -> bool:
         return not p.value <= origin.value + c1 * p.step * origin.slope
 
+    def above(p: Probe, q: Probe) -> bool:  # where two values differ by rounding the slopes decide
+        return not p.value <= q.value + 4e-16 * abs(q.value)
+
     def flat(p: Probe) -> bool:
         return abs(p.slope) <= -c2 * origin.slope
 
@@ -41,7 +54,7 @@ def strong_wolfe(
     for _ in range(trials):
         here = at(step)
         if other is None:  # no bracket yet
-            if high(here) or (low.step > 0 and here.value >= low.value):
+            if high(here) or (low.step > 0 and above(here, low)):
                 other = here
             elif flat(here):
                 return here
@@ -51,7 +64,7 @@ def strong_wolfe(
                 before, low = low, here
                 step = _further(before, here)
                 continue
-        elif high(here) or here.value >= low.value:
+        elif high(here) or above(here, low):
             other = here
         elif flat(here):
             return here
@@ -81,7 +94,10 @@ def _between(low: Probe, other: Probe) -> float:
         return low.step + (other.step - low.step) / 10
     left, right = sorted((low.step, other.step))
     margin = (right - left) / 10
-    step = _cubic(low, other)
+    if abs(other.value - low.value) <= 1e-12 * abs(low.value) and other.slope != low.slope:  # rounding: slopes alone
+        step = low.step - low.slope * (other.step - low.step) / (other.slope - low.slope)
+    else:
+        step = _cubic(low, other)
     return min(max(step, left + margin), right - margin) if math.isfinite(step) else (left + right) / 2
 
 

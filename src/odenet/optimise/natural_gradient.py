@@ -50,10 +50,10 @@ class EnergyNaturalGradient(Optimiser):
         new = {"loss": number(checked_loss(torch.dot(r, r) / 2), state), "rows": count(r.numel(), state)}
         return {**state, **new, "status": count(0, state), "evaluations": state["evaluations"] + 1}
 
-    def step(self, problem: Objective, state: State) -> State:
+    def advance(self, problem: Objective, state: State) -> State:
         theta = state["theta"]
-        kind: type[Primal] | type[Dual] = Dual if int(state["rows"]) < problem.size else Primal
-        local = kind(squares(problem, "engd"), theta)
+        least = squares(problem, "engd")
+        local = Dual(least, theta) if int(state["rows"]) < problem.size else Primal(least, theta, held=0)
         norm = float(local.gradient.norm())
         new = {**state, "gradient_norm": number(norm, state), "steps": state["steps"] + 1}
         if not math.isfinite(norm):

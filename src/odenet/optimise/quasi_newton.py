@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import BadInput
 from . import base
 from .base import Objective, Optimiser, State, checked_loss, checked_start, count, number
-from .line_search import Probe, strong_wolfe
+from .line_search import Probe, checked, strong_wolfe
 
 _EPS = torch.finfo(torch.float64).eps
 
@@ -89,6 +89,7 @@ class QuasiNewton(Optimiser):
     def __post_init__(self) -> None:
         if self.method not in FACTORS:
             raise BadInput(f"method={self.method!r} is none of {', '.join(FACTORS)}.")
+        checked(self.c1, self.c2, self.trials)
 
     def init(self, problem: Objective, theta: Tensor) -> State:
         state = _started(problem, theta, self.method)
@@ -97,7 +98,7 @@ class QuasiNewton(Optimiser):
     def refresh(self, problem: Objective, state: State) -> State:
         return _evaluated(problem, state)
 
-    def step(self, problem: Objective, state: State) -> State:
+    def advance(self, problem: Objective, state: State) -> State:
         fresh, H, g = bool(state["fresh"]), state["inverse"], state["gradient"]
         move = _searched(problem, state, -g if fresh else -(H @ g), self.c1, self.c2, self.trials)
         if not isinstance(move, _Moved):
@@ -143,6 +144,7 @@ class LBFGS(Optimiser):
     def __post_init__(self) -> None:
         if self.memory < 1:
             raise BadInput(f"memory={self.memory}: keep one pair or more.")
+        checked(self.c1, self.c2, self.trials)
 
     def init(self, problem: Objective, theta: Tensor) -> State:
         state = _started(problem, theta, "lbfgs")
@@ -152,7 +154,7 @@ class LBFGS(Optimiser):
     def refresh(self, problem: Objective, state: State) -> State:
         return _evaluated(problem, state)
 
-    def step(self, problem: Objective, state: State) -> State:
+    def advance(self, problem: Objective, state: State) -> State:
         k = int(state["pairs"])
         p = -_two_loops(state["S"][self.memory - k :], state["Y"][self.memory - k :], state["gradient"])
         move = _searched(problem, state, p, self.c1, self.c2, self.trials)

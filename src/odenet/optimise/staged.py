@@ -30,9 +30,9 @@ class Staged(Optimiser):
     def refresh(self, problem: Objective, state: State) -> State:
         return self._outer(self._current(state).refresh(problem, self._inner(state)), state)
 
-    def step(self, problem: Objective, state: State) -> State:
+    def advance(self, problem: Objective, state: State) -> State:
         stage, optimiser = int(state["stage"]), self._current(state)
-        new = self._outer(optimiser.step(problem, self._inner(state)), state)
+        new = self._outer(optimiser.advance(problem, self._inner(state)), state)
         length = self.stages[stage][1]
         done = length is not None and int(new["steps"] - new["before_steps"]) >= length
         if not done and not int(new["status"]):
@@ -85,5 +85,5 @@ def _stage(given: Any) -> tuple[Optimiser, int | None]:
 
 
 def from_option(stages: Any = (("adam", 500), ("ssbroyden", None))) -> Staged:
-    """`staged` with its stages as one option."""
+    """`staged` with its stages as one option; choose it where a cheap method is to find the valley first."""
     return staged(*stages)

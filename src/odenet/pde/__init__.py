@@ -24,12 +24,13 @@ from .domain import Box, Domain, Interval, Time
 from .library import PDES, get, pde_problem
 from .methods import METHODS, Method, Run
 from .operators import caputo, div, dot, grad, integral, laplacian, normal_derivative
+from .semilinear import Semilinear
 from .solution import Solution
 from .solve import load, solve
 from .statement import Equation, Problem
 
 __all__ = [
-    "METHODS", "PDES", "Box", "Condition", "Domain", "Equation", "Interval", "Method", "Problem", "Run", "Solution",
+    "METHODS", "PDES", "Box", "Condition", "Domain", "Equation", "Interval", "Method", "Problem", "Run", "Semilinear", "Solution",
     "Time", "caputo", "data", "dirichlet", "div", "dot", "get", "grad", "initial", "integral", "integral_is",
     "interface", "laplacian", "load", "names", "neumann", "normal_derivative", "on_points", "operator", "pde_problem",
     "periodic", "robin", "solve",

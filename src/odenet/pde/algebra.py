@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput, Incompatible
-from .charts import Chart, restricted, times, turned
+from .charts import Chart, draw, restricted, times, turned
 from .distance import conjunction, disjunction, equivalence
-from .domain import Domain, Predicate
+from .domain import ROUNDING, Domain, Predicate
+from .sampling import get
 
 NUDGE = 1e-8  # of the size: how far to either side of a boundary point one looks
 WORDS = {"|": "union", "-": "difference", "&": "intersection"}
@@ -63,9 +65,9 @@ class Combined(Domain):
         overlap = sum(c.measure for c in common)
         rest, other = (a, b) if self.operation == "-" else (b, a)
         cells = [p for c in rest._interior() for p in restricted(c, lambda x, n: other._level(x) < 0)]
-        found = sum(c.measure for c in cells)
-        cells = [replace(c, measure=c.measure * (rest.measure - overlap) / found) if found != c.measure else c
-                 for c in cells]  # fmt: skip
+        found, true = sum(c.measure for c in cells), rest.measure - overlap
+        if not math.isclose(found, true, rel_tol=1e-12):
+            cells = [replace(c, measure=c.measure * true / found) for c in cells]
         return cells if self.operation == "-" else [*a._interior(), *cells]
 
     def _level(self, x: Tensor) -> Tensor:
@@ -104,6 +106,17 @@ class Combined(Domain):
                     out[self._rename(old, part, out)] = (label, old, kept)
         return out
 
+    def _touch(self) -> bool:
+        """Whether faces of both parts coincide inside the union."""
+        step, generator = NUDGE * self.size, torch.Generator().manual_seed(0)
+        for chart in (c for charts in self.a._faces().values() for c in charts):
+            p = draw(chart, 256, get("sobol"), generator)
+            assert p.normal is not None
+            inner = (self._level(p.x - step * p.normal) > 0) & (self._level(p.x + step * p.normal) > 0)
+            if bool((inner & (self.b._level(p.x).abs() < ROUNDING * self.size)).any()):
+                return True
+        return False
+
     def _rename(self, name: str, part: Domain, taken: dict[str, tuple[str, str, list[Chart]]]) -> str:
         shape = type(part).__name__.lower()
         if name != "boundary" and name not in taken:
@@ -127,6 +140,11 @@ class Combined(Domain):
                 raise Incompatible(
                     f"a smooth distance to {', '.join(faces)} alone is not known for the union {self!r}; "
                     'use on="boundary", or impose the condition softly.'
+                )
+            if self._touch():
+                raise Incompatible(
+                    f"the parts of the union {self!r} touch along a common boundary inside it, where every smooth "
+                    "distance of theirs vanishes: let them overlap, or impose the condition softly."
                 )
             return self._signed(x)
         of = {label: tuple(self._sides[f][1] for f in faces if self._sides[f][0] == label) for label in "ab"}

@@ -141,10 +141,11 @@ def _product(factors: Sequence[Any]) -> Any:
 
 def _distance(problem: Problem, pieces: tuple[str, ...]) -> Expression:
     """The distance from these pieces as an expression of the coordinates."""
-    columns = tuple(Expression(problem.frame, "coordinate", (c,)) for c in problem.frame.coordinates)
+    columns = tuple(Expression(problem.frame, "coordinate", (c,)) for c in problem.frame.spatial)
+    space = problem.domain.space if problem.evolves else problem.domain
 
     def distance(*parts: Tensor) -> Tensor:
-        return problem.domain.distance(torch.stack(parts, -1), pieces)
+        return space.distance(torch.stack(parts, -1), pieces)
 
     return Expression(problem.frame, distance, columns)
 

@@ -44,6 +44,7 @@ class Chart:
     rule:     n -> Points of a quadrature rule with about n points; None: the Gauss rule of the cube
     keep:     (x, normal) -> bool (n,): only these points belong to the set; None: all
     share:    the part of the cube that is kept
+    scattered: no tensor grids (the map is singular in the middle): Sobol points instead
     """
 
     k: int
@@ -52,6 +53,7 @@ class Chart:
     rule: Callable[[int], Points] | None = None
     keep: Keep | None = None
     share: float = 1.0
+    scattered: bool = False
 
 
 def join(parts: Sequence[Points]) -> Points:
@@ -111,6 +113,8 @@ def draw(chart: Chart, n: int, design: Design, generator: torch.Generator) -> Po
     """n points of one chart (about n for tensor designs, one for a chart that is a point)."""
     if chart.k == 0:
         return _even(*chart.place(torch.zeros(1, 0, dtype=REAL)), chart.measure)
+    if chart.scattered and not design.exact:
+        design = sampling.get("sobol")
     if design.name == "gauss" and chart.keep is None:
         return integrate(chart, n)
     if chart.keep is not None:
@@ -132,7 +136,7 @@ def integrate(chart: Chart, n: int) -> Points:
         return draw(chart, 1, sampling.get("uniform"), torch.Generator())
     if chart.rule is not None and chart.keep is None:
         return chart.rule(n)
-    if chart.keep is None and chart.k <= 4:
+    if chart.keep is None and chart.k <= 4 and not chart.scattered:
         u, w = sampling.get("gauss").draw(n, chart.k, torch.Generator())
         x, normal = chart.place(u)
         return Points(x, normal, w * chart.measure)
@@ -170,8 +174,9 @@ def times(a: Chart, b: Chart, dims: tuple[int, int]) -> Chart:
         return mask
 
     kept = None if a.keep is None and b.keep is None else keep
-    smooth = a.k + b.k <= 4 and kept is None
-    return Chart(a.k + b.k, a.measure * b.measure, place, rule if smooth else None, kept, a.share * b.share)
+    loose = a.scattered or b.scattered
+    smooth = a.k + b.k <= 4 and kept is None and not loose
+    return Chart(a.k + b.k, a.measure * b.measure, place, rule if smooth else None, kept, a.share * b.share, loose)
 
 
 def turned(chart: Chart) -> Chart:

@@ -10,19 +10,20 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput
-from .expressions import GIVEN, Expression, key, leaves, used, value
+from .expressions import GIVEN, Expression, Leaf, key, leaves, terms, used, value
 
 if TYPE_CHECKING:
     from .conditions import Condition
     from .statement import Problem
 
 DRAWS = 64  # points at which values are looked at
+SLACK = 1e-6  # of the domain's size: how far outside a given point may lie, for rounded coordinates
+MISSED = 1e-5  # residual of an exact solution over the size of its terms
 JUMP = 1e-6  # difference of initial and boundary values that counts as a contradiction
 
 
 def check(problem: Problem) -> None:
-    """Raise BadInput for the first finding."""
-    _names(problem)
+    """Raise BadInput for the first finding; `check_names` comes before, when nothing is traced yet."""
     _equations(problem)
     _pieces(problem)
     _initial(problem)
@@ -33,22 +34,25 @@ def check(problem: Problem) -> None:
     _exact(problem)
 
 
-def _names(problem: Problem) -> None:
+def check_names(problem: Problem) -> None:
+    """Raise BadInput for names of unknowns, coordinates and parameters that cannot stand in a residual."""
     names = (*problem.unknowns, *problem.frame.coordinates, *problem.parameters)
     if not problem.unknowns:
         raise BadInput("a problem has at least one unknown: unknowns='u'.")
     for n in names:
-        if not str(n).isidentifier():
+        if not isinstance(n, str) or not n.isidentifier():
             raise BadInput(f"{n!r} is no usable name: unknowns, coordinates and parameters are Python identifiers.")
         if names.count(n) > 1:
             raise BadInput(f"the name {n!r} is used twice among unknowns, coordinates and parameters; rename one.")
+        if n in problem.frame.given:
+            raise BadInput(f"the name {n!r} is taken: it stands for what comes with the points; rename the unknown.")
 
 
 def _equations(problem: Problem) -> None:
     rows = [e for _, es in problem.traced for e in es]
     for e in rows:
         if not leaves(e):
-            raise BadInput(f"the residual {e!r} holds no unknown; there are: {', '.join(problem.unknowns)}.")
+            raise BadInput(f"the residual {shortened(e)} holds no unknown; there are: {', '.join(problem.unknowns)}.")
         if extra := used(e, GIVEN):
             raise BadInput(f"an equation cannot use {sorted(extra)[0]!r}: normals exist on the boundary only.")
     everything = leaves([*rows, *(e for _, es in problem.required for e in es)])
@@ -85,9 +89,7 @@ def _places(problem: Problem, c: Condition) -> None:
             f"{c.kind}: points are (N, {problem.dim}), the columns {', '.join(problem.frame.coordinates)}; "
             f"got {tuple(c.points.shape)}."
         )
-    lower, upper = problem.domain.bounds
-    slack = 1e-9 * (upper - lower)
-    outside = ((c.points < lower - slack) | (c.points > upper + slack)).any(1)
+    outside = problem.domain._level(c.points) < -SLACK * problem.domain.size
     if outside.any():
         row = int(outside.nonzero()[0])
         place = ", ".join(f"{v:.6g}" for v in c.points[row].tolist())
@@ -212,7 +214,9 @@ def _contradictions(problem: Problem) -> None:
 
 def _meeting(problem: Problem, a: Condition, b: Condition) -> Iterable[Tensor]:
     """Places where both hold: common pieces, and pieces at the first time."""
-    for p in {*a.pieces} & {*b.pieces}:
+    whole = {p for p in problem.domain.pieces if p not in ("initial", "final")}
+    first, second = (whole if "boundary" in c.pieces else {*c.pieces} for c in (a, b))
+    for p in sorted(first & second):
         yield _points_on(problem, p)
     for one, other in ((a, b), (b, a)):
         if one.kind == "initial" and other.kind == "dirichlet":
@@ -235,13 +239,61 @@ def _exact(problem: Problem) -> None:
         return
     for c, es in problem.required:
         if c.kind in ("dirichlet", "initial") and c.order == 0 and not problem.allow_jumps and not problem.parameters:
-            x = _points_on(problem, c.pieces[0])
+            x = c.points if c.points is not None else torch.cat([_points_on(problem, p) for p in c.pieces])
             truth = problem.truth(x)
             assert truth is not None
             column = problem.unknowns.index(leaves(es)[0].unknown)
             gap = float((truth[:, column] - _value_of(problem, es[0], x)).abs().max())
             if gap > 1e-6 * (1 + float(truth.abs().max())):
                 raise BadInput(f"the exact solution misses the condition {c!r} by {gap:.3g}; correct one of them.")
+    if not problem.parameters:
+        _solves(problem)
+
+
+def _solves(problem: Problem) -> None:
+    """Whether the exact solution, differentiated automatically, satisfies the equations at random places."""
+    for equation, rows in problem.traced:
+        x = problem.domain.sample(DRAWS, torch.Generator().manual_seed(0), "uniform")
+        x = x if equation.within is None else x[equation.within.inside(x)]
+        env: dict[Any, Any] = dict(zip(problem.frame.coordinates, x.unbind(-1)))
+        try:
+            known = {key(leaf): _true(problem, leaf, x, env) for leaf in leaves(rows)}
+        except RuntimeError:  # not written in torch functions: it cannot be differentiated
+            return
+        for e in rows:
+            gap = torch.as_tensor(value(e, env | known)).abs()
+            size = torch.stack([torch.as_tensor(value(s, env | known)).abs().expand(len(x)) for s in terms(e)]).sum(0)
+            if bool((gap > MISSED * (size.max() + 1e-12)).any()):
+                row = int(gap.argmax())
+                place = ", ".join(f"{c} = {v:.4g}" for c, v in zip(problem.frame.coordinates, x[row].tolist()))
+                raise BadInput(
+                    f"the exact solution does not satisfy the equation 0 = {shortened(e)}: it leaves "
+                    f"{float(gap[row]):.3g} at {place}; correct one of them."
+                )
+
+
+def _true(problem: Problem, leaf: Leaf, x: Tensor, env: dict[Any, Any]) -> Tensor:
+    """A derivative of the exact solution at the leaf's places, by nested automatic differentiation."""
+    columns = list(x.unbind(-1))
+    if leaf.place is not None:
+        columns = [torch.as_tensor(value(p, env), dtype=x.dtype).expand(len(x)) for p in leaf.place]
+    columns = [c.detach().clone().requires_grad_() for c in columns]
+    truth = problem.truth(torch.stack(columns, -1))
+    assert truth is not None
+    result = truth[:, problem.unknowns.index(leaf.unknown)]
+    for axis, count in enumerate(leaf.index):
+        for _ in range(count):
+            if not result.requires_grad:
+                return torch.zeros(len(x), dtype=x.dtype)
+            (found,) = torch.autograd.grad(result.sum(), columns[axis], create_graph=True, allow_unused=True)
+            result = torch.zeros(len(x), dtype=x.dtype) if found is None else found
+    return result.detach()
+
+
+def shortened(e: Expression, longest: int = 120) -> str:
+    """The expression as text that still fits into a sentence."""
+    text = repr(e)
+    return text if len(text) <= longest else text[: longest - 4] + " ..."
 
 
 def is_linear(problem: Problem) -> bool:
@@ -265,4 +317,4 @@ def is_linear(problem: Problem) -> bool:
     return True
 
 
-__all__ = ["check", "is_linear"]
+__all__ = ["check", "check_names", "is_linear"]

@@ -7,6 +7,7 @@ other places; `Collocation` puts a model behind the channels and offers r(theta)
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -160,6 +161,16 @@ def blocks(
     for c, rows in problem.required:
         if c not in met:
             found += _of_condition(problem, area, c, rows, edge, generator, how)
+    return _told_apart(found)
+
+
+def _told_apart(found: list[Block]) -> list[Block]:
+    """Names that occur once: reports and weights go by name."""
+    counts = Counter(b.name for b in found)
+    seen: Counter[str] = Counter()
+    for b in found:
+        seen[b.name] += 1
+        b.name += f" #{seen[b.name]}" if counts[b.name] > 1 else ""
     return found
 
 
@@ -191,7 +202,7 @@ def _of_condition(
         for piece in c.pieces:
             on = domain.boundary(piece, n, generator, how)
             given = {} if on.normal is None else {f"n_{a}": on.normal[:, i] for i, a in enumerate(names)}
-            yield Block(f"{c.kind} {piece}", rows, on.x, given, c.weight, source=c)
+            yield Block(f"{c.title} {piece}", rows, on.x, given, c.weight, source=c)
 
 
 def _quadrature(domain: Any, c: Condition, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -313,6 +324,7 @@ class Collocation(LeastSquares):
                 sampled = (parts * seed).sum((0, 2))
             J = tape.jacobian(sampled, self.weights).reshape(len(places), n, -1).sum(0)
             jacobians.append(torch.cat([J, *[slope[p][:, None] for p in self.names]], 1))
+        tape.notes.clear()  # they hold the graph, which holds the tape
         J = torch.stack(jacobians, 1)  # (n, R, P)
         if b.measure is not None:
             J = torch.einsum("n,nrp->rp", b.measure, J)

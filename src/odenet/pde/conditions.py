@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput
-from .expressions import GIVEN, LEAF, Expression, Frame, Leaf, constant, times
+from ..fields import jets
+from .expressions import COORDINATE, GIVEN, LEAF, Expression, Frame, Leaf, constant, times
 from .operators import normal_derivative, time_derivative, trace
 
 Kind = Literal["dirichlet", "neumann", "robin", "periodic", "initial", "operator", "data", "integral"]
@@ -58,9 +59,15 @@ class Condition:
         """The boundary pieces it holds on."""
         return (self.on,) if isinstance(self.on, str) else tuple(self.on or ())
 
+    @property
+    def title(self) -> str:
+        """Kind, unknown and, of initial values of derivatives, the order: "initial(u, order=1)"."""
+        order = f"order={self.order}" if self.kind == "initial" and self.order else ""
+        inside = ", ".join(s for s in (self.unknown, order) if s)
+        return f"{self.kind}({inside})" if inside else self.kind
+
     def __repr__(self) -> str:
-        where = f" on {', '.join(self.pieces)}" if self.on else ""
-        return f"{self.kind}{f'({self.unknown})' if self.unknown else ''}{where}"
+        return self.title + (f" on {', '.join(self.pieces)}" if self.on else "")
 
 
 def dirichlet(
@@ -195,8 +202,42 @@ def on_points(condition: Condition, points: Tensor) -> Condition:
     return replace(condition, on=None, points=torch.as_tensor(points, dtype=torch.float64))
 
 
+@dataclass(frozen=True)
+class Known:
+    """A value given by channels instead of a formula: the state of a solution at one time, or its `order`-th derivative.
+
+    jet(x (N, d), channels) -> (C, N, m), of which column `unknown` counts. Where a method needs derivatives of the
+    value in space it takes them from there, so that a time window may start from the solution of the one before.
+    """
+
+    jet: Callable[..., Tensor]
+    unknown: int
+    time: float
+    order: int = 0
+
+    def expression(self, frame: Frame) -> Expression:
+        """The value as an expression of the coordinates."""
+        columns = tuple(Expression(frame, COORDINATE, (c,)) for c in frame.coordinates)
+        return Expression(frame, self._at, columns)
+
+    def _at(self, *columns: Tensor) -> Tensor:
+        carrier = next((c for c in columns if isinstance(c, jets.Jet)), None)
+        values = [c.parts[0] if isinstance(c, jets.Jet) else torch.as_tensor(c, dtype=torch.float64) for c in columns]
+        size = max(v.numel() for v in values)
+        x = torch.stack([v.expand(size) for v in values], -1)
+        x[:, -1] = self.time
+        if carrier is None:
+            return self.jet(x, [(0,) * (len(columns) - 1) + (self.order,)])[0][:, self.unknown]
+        moved = [index[:-1] + (self.order,) for index in carrier.channels]
+        parts = self.jet(x, moved)[..., self.unknown]
+        still = torch.tensor([float(index[-1] == 0) for index in carrier.channels], dtype=parts.dtype)
+        return jets.Jet(parts * still[:, None], carrier.channels)
+
+
 def number(value: Any, frame: Frame) -> Expression:
-    """A number, or a function of coordinates and parameters by name, as an expression."""
+    """A number, a function of coordinates and parameters by name, or a `Known` one, as an expression."""
+    if isinstance(value, Known):
+        return value.expression(frame)
     if callable(value):
         found = trace(value, Frame(frame.coordinates, (), frame.parameters, frame.given), "the value of a condition")
         if len(found) != 1:

@@ -73,6 +73,11 @@ class Expression:
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Expression:
         frame = next(a.frame for a in _flat(args) if isinstance(a, Expression))
+        if any(isinstance(a, list | tuple) for a in args):
+            raise BadInput(
+                f"torch.{getattr(function, '__name__', function)} joins fields, but a residual is one number at each "
+                "point: write it in single fields, and return several equations as a tuple."
+            )
         return Expression(frame, function, tuple(args), kwargs)
 
     def __getattr__(self, name: str) -> Expression:
@@ -101,6 +106,8 @@ class Expression:
         raise BadInput("an unknown field is one function; name several as unknowns=('u', 'v').")
 
     def __repr__(self) -> str:
+        from .writing import written
+
         return written(self)
 
     def __add__(self, other: Any) -> Expression:
@@ -251,6 +258,8 @@ def derivative(e: Expression, coordinate: str) -> Expression:
     if function is torch.where:
         test, a, b = parts
         return Expression(frame, torch.where, (test, derivative(a, coordinate), derivative(b, coordinate)))
+    if all(is_constant(derivative(p, coordinate), 0.0) for p in parts if isinstance(p, Expression)):
+        return constant(frame, 0.0)
     raise BadInput(
         f"odenet has no rule to differentiate {getattr(function, '__name__', function)}(...) by {coordinate}; "
         f"write the derivative out, or use one of: {', '.join(sorted(f.__name__ for f in RULES))}."
@@ -325,8 +334,17 @@ def used(e: Expression | Iterable[Expression], kind: str) -> set[str]:
 
 
 def key(leaf: Leaf) -> tuple[Any, ...]:
-    """What makes two leaves the same: unknown, derivative and the written form of the place."""
-    return (leaf.unknown, leaf.index, None if leaf.place is None else tuple(written(p) for p in leaf.place))
+    """What makes two leaves the same: unknown, derivative and place."""
+    return (leaf.unknown, leaf.index, None if leaf.place is None else tuple(_form(p) for p in leaf.place))
+
+
+def _form(e: Any) -> Any:
+    """What makes two expressions the same."""
+    if not isinstance(e, Expression):
+        return e
+    if e.function == LEAF:
+        return key(e.args[0])
+    return (e.function, *map(_form, e.args), *sorted(e.keywords.items()))
 
 
 def value(e: Expression, env: Mapping[Any, Tensor | float], memo: dict[int, Any] | None = None) -> Any:
@@ -356,10 +374,7 @@ def terms(e: Expression) -> list[Expression]:
 
 def _flat(args: Any) -> Iterable[Any]:
     for a in args:
-        if isinstance(a, list | tuple):
-            yield from _flat(a)
-        else:
-            yield a
+        yield from _flat(a) if isinstance(a, list | tuple) else (a,)
 
 
 def _nodes(e: Expression | Iterable[Expression]) -> Iterable[Expression]:
@@ -373,24 +388,3 @@ def _nodes(e: Expression | Iterable[Expression]) -> Iterable[Expression]:
         stack += [a for a in _flat(node.args) if isinstance(a, Expression)]
         if node.function == LEAF and node.args[0].place is not None:
             stack += list(node.args[0].place)
-
-
-_SIGNS = {torch.add: " + ", torch.sub: " - ", torch.mul: " * ", torch.div: " / ", torch.pow: "**"}
-
-
-def written(e: Any) -> str:
-    """The expression as text."""
-    if not isinstance(e, Expression):
-        return repr(e)
-    if e.function == LEAF:
-        leaf: Leaf = e.args[0]
-        names = "_".join(c for c, k in zip(e.frame.coordinates, leaf.index) for _ in range(k))
-        names = names if any(len(c) > 1 for c in e.frame.coordinates) else names.replace("_", "")
-        where = "" if leaf.place is None else "(" + ", ".join(written(p) for p in leaf.place) + ")"
-        return leaf.unknown + (f".{names}" if names else "") + where
-    if isinstance(e.function, str):
-        return str(e.args[0])
-    parts = [written(a) for a in e.args]
-    if e.function in _SIGNS and len(parts) == 2:
-        return f"({parts[0]}{_SIGNS[e.function]}{parts[1]})"
-    return f"{getattr(e.function, '__name__', e.function)}({', '.join(parts)})"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import BadInput
@@ -24,18 +24,15 @@ def trace(function: Callable[..., Any], frame: Frame, what: str = "the residual"
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         raise BadInput(f"{what} must be a function of {', '.join(known)}; got {type(function).__name__}.") from None
-    asked = {}
     for p in parameters:
-        if p.name in known:
-            asked[p.name] = known[p.name]
-        elif p.default is inspect.Parameter.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+        if p.name not in known and p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             near = difflib.get_close_matches(p.name, known, 1)
             raise BadInput(
                 f"{what} asks for {p.name!r}, which is no unknown, coordinate or parameter; there are: "
                 f"{', '.join(known)}" + (f" (did you mean {near[0]!r}?)." if near else ".")
             )
     try:
-        result = function(**asked)
+        result = called(function, known, frame.coordinates)
     except TypeError as problem:
         if "Expression" not in str(problem):
             raise
@@ -50,6 +47,15 @@ def trace(function: Callable[..., Any], frame: Frame, what: str = "the residual"
                 f"them; got {type(r).__name__}."
             )
     return [constant(frame, r) for r in result]
+
+
+def called(function: Callable[..., Any], known: Mapping[str, Any], coordinates: Sequence[str]) -> Any:
+    """function(the known values that it names); one that takes *x is given all coordinates there, for any dimension."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        first = [known[p.name] for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        return function(*first, *(known[c] for c in coordinates))
+    return function(**{p.name: known[p.name] for p in parameters if p.name in known})
 
 
 def arguments(frame: Frame) -> dict[str, Expression]:

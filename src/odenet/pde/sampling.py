@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .domain import Domain
 
 REAL = torch.float64
+PANEL = 100  # nodes of the longest Gauss rule
 MOST = 50_000_000  # coordinates of one point set: 400 MB
 Draw = Callable[[int, int, torch.Generator], tuple[Tensor, Tensor]]
 Magnitude = Callable[[Tensor], Tensor]
@@ -155,9 +156,14 @@ def _leggauss(m: int) -> tuple[Tensor, Tensor]:
 
 
 def legendre(m: int) -> tuple[Tensor, Tensor]:
-    """Gauss-Legendre nodes and weights on [0, 1]: exact for polynomials of degree 2m - 1."""
-    x, w = _leggauss(m)
-    return x.clone(), w.clone()
+    """About m Gauss-Legendre nodes and weights on [0, 1]: exact for polynomials of degree 2m - 1.
+
+    Above 100 nodes the interval is cut into equal panels of at most 100 (a rule of m nodes costs m^3 operations).
+    """
+    panels = math.ceil(m / PANEL)
+    x, w = _leggauss(math.ceil(m / panels))
+    left = torch.arange(panels, dtype=REAL)[:, None]
+    return ((left + x) / panels).reshape(-1), (w / panels).repeat(panels)
 
 
 @lru_cache(maxsize=64)

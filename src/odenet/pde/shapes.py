@@ -99,7 +99,7 @@ class Round(Domain, ABC):
             return self._middle() + r * _directions(u[:, 1:], d), None
 
         k = d if d <= 3 else d + 1
-        return [Chart(k, self._surface() * self.radius / d, place, self._solid_rule if d <= 3 else None)]
+        return [Chart(k, self._surface() * self.radius / d, place, self._solid_rule if d <= 3 else None, scattered=d > 3)]
 
     def _faces(self) -> dict[str, list[Chart]]:
         d = self.dim
@@ -109,7 +109,7 @@ class Round(Domain, ABC):
             return self._middle() + self.radius * y, y
 
         rule = self._surface_rule if d <= 3 else None
-        return {"boundary": [Chart(d - 1 if d <= 3 else d, self._surface(), place, rule)]}
+        return {"boundary": [Chart(d - 1 if d <= 3 else d, self._surface(), place, rule, scattered=d > 3)]}
 
     def _level(self, x: Tensor) -> Tensor:
         return self.radius - (x - self._middle()).norm(dim=1)

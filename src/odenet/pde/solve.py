@@ -10,14 +10,15 @@ from typing import Any
 from torch import nn
 
 from ..errors import BadInput, Incompatible
-from .methods import METHODS, Run, make
+from .methods import METHODS, Run, bsde, make
 from .methods.base import Progress
+from .semilinear import Semilinear
 from .solution import Solution
 from .statement import Problem
 
 
 def solve(
-    problem: Problem | str,
+    problem: Problem | Semilinear | str,
     method: str = "auto",
     seconds: float = 60.0,
     seed: int = 0,
@@ -31,7 +32,7 @@ def solve(
 ) -> Solution:
     """Solve a PDE problem.
 
-    problem:  a `Problem` or the name of one of the library
+    problem:  a `Problem`, a `Semilinear` (its solution is a value with its error), or the name of one of the library
     method:   a name of `odenet list methods`; "auto" takes the one that suits and says why in `sol.message`
     seconds:  budget of wall-clock time; evaluations against the truth are not counted
     model:    any module from (N, d) to (N, m) whose operations carry derivative channels, in float64
@@ -45,7 +46,7 @@ def solve(
     from . import get
 
     problem = get(problem) if isinstance(problem, str) else problem
-    if not isinstance(problem, Problem):
+    if not isinstance(problem, Problem | Semilinear):
         raise BadInput(f"pde.solve takes a Problem or the name of one; got {type(problem).__name__}.")
     if not seconds > 0:
         raise BadInput(f"seconds is a positive budget, got {seconds!r}.")
@@ -53,7 +54,9 @@ def solve(
     if method == "auto":
         method, why = chosen(problem, model)
     maker = make(method, options)
-    if reason := maker.suits(problem):
+    if isinstance(problem, Semilinear) and method != "deep_bsde":
+        raise Incompatible(f"the method {method!r} needs a domain; a Semilinear problem is solved by 'deep_bsde'.")
+    if reason := maker.suits(problem):  # type: ignore[arg-type]
         raise Incompatible(f"the method {method!r} cannot solve {problem.name or 'this problem'}: {reason}")
     words: dict[str, Any] = {"seconds": seconds, "model": model, "progress": progress, "track": track}
     if resume:
@@ -62,14 +65,16 @@ def solve(
         run = Run.resume(folder, **words)
     else:
         run = Run(seed=seed, folder=None if folder is None else Path(folder), **words)
-    solution = maker.solve(problem, run)
+    solution = maker.solve(problem, run)  # type: ignore[arg-type]
     solution.settings = {**solution.settings, "options": dict(options)}
     solution.message = " ".join(s for s in (why, solution.message) if s)
     return solution
 
 
-def chosen(problem: Problem, model: nn.Module | None) -> tuple[str, str]:
+def chosen(problem: Problem | Semilinear, model: nn.Module | None) -> tuple[str, str]:
     """The method that suits, and one sentence why."""
+    if isinstance(problem, Semilinear):
+        return "deep_bsde", "deep_bsde: the problem has too many dimensions for points in a domain."
     if model is None and "random_features" in METHODS and make("random_features", {}).suits(problem) is None:
         return "random_features", "random_features: the fastest to a small error where it applies."
     return "gauss_newton", "gauss_newton: the most accurate way to train a net of this size."
@@ -94,6 +99,8 @@ def load(folder: str | Path, problem: Problem | None = None, model: nn.Module | 
         if not arguments.get("name"):
             raise BadInput("this solution is of a problem of your own: pde.load(folder, problem=...).")
         problem = get(**arguments)
+    if isinstance(problem, Semilinear):
+        return bsde.restored(problem, tensors, facts)  # type: ignore[return-value]
     run = Run(seed=facts["seed"], model=model)
     covariance = tensors.pop("covariance", None)
     field = make(facts["method"], facts["settings"].get("options", {})).restore(problem, tensors, run)

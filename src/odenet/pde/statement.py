@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +13,11 @@ from torch import Tensor, nn
 
 from .. import problem as ground
 from ..errors import BadInput, Incompatible
-from .checks import check
+from .checks import check, check_names
 from .conditions import Condition
 from .domain import Domain
 from .expressions import Expression, Frame, leaves, used
-from .operators import trace
+from .operators import called, trace
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,14 @@ class Problem(ground.Problem):
             raise BadInput(f"a problem's domain is a Domain such as Interval(0, 1) * Time(0, 1); got {domain!r}.")
         self.domain = domain
         self.unknowns = (unknowns,) if isinstance(unknowns, str) else tuple(unknowns)
-        self.parameters = {k: float(v) for k, v in (parameters or {}).items()}
+        self.parameters = {k: _start(k, v) for k, v in (parameters or {}).items()}
         self.conditions = (conditions,) if isinstance(conditions, Condition) else tuple(conditions)
         self.exact, self.reference = exact, reference
         self.name, self.about, self.cite, self.facts = name, about, cite, dict(facts or {})
         self.allow_jumps = allow_jumps
         given = (*(f"n_{c}" for c in domain.names), *(f"other_{c}" for c in domain.names), "data")
         self.frame = Frame(tuple(domain.names), self.unknowns, tuple(self.parameters), given)
+        check_names(self)
         listed = residual if isinstance(residual, list | tuple) else [residual]
         self.equations = tuple(r if isinstance(r, Equation) else Equation(r) for r in listed)  # type: ignore[arg-type]
         self.traced: tuple[tuple[Equation, tuple[Expression, ...]], ...] = tuple(
@@ -127,7 +129,7 @@ class Problem(ground.Problem):
         """The exact or independently computed solution at points (N, d): (N, m); None where there is none."""
         if self.exact is not None:
             columns = dict(zip(self.frame.coordinates, points.unbind(-1)))
-            return _columns(by_name(self.exact, columns), points, len(self.unknowns))
+            return _columns(called(self.exact, columns, self.frame.coordinates), points, len(self.unknowns))
         return None if self.reference is None else _columns(self.reference(points), points, len(self.unknowns))
 
     # ---- as a problem that `fit` learns -----------------------------------------------------------------------------
@@ -168,12 +170,16 @@ class Problem(ground.Problem):
         return used([e for _, es in (*self.traced, *self.required) for e in es], "parameter")
 
 
-def by_name(function: Callable[..., Any], columns: Mapping[str, Any]) -> Any:
-    """function(**the columns that it names)."""
-    import inspect
-
-    names = [p for p in inspect.signature(function).parameters if p in columns]
-    return function(**{p: columns[p] for p in names})
+def _start(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise BadInput(
+            f"the parameter {name!r} starts at {value!r}; give a number near where it is expected."
+        ) from None
+    if not math.isfinite(number):
+        raise BadInput(f"the parameter {name!r} starts at {value!r}; give a finite number.")
+    return number
 
 
 def _columns(values: Any, points: Tensor, m: int) -> Tensor:

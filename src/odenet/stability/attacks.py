@@ -173,7 +173,7 @@ def pgd(
     smooth twin of `model` itself one around a part that hides its gradient (Athalye, Carlini & Wagner 2018).
     """
     ball, generator = Ball(x, eps, norm, box), torch.Generator().manual_seed(seed)
-    length = 2.5 * eps / steps if step_size is None else step_size
+    length = 2.5 * eps / max(steps, 1) if step_size is None else step_size
     guide, best = model if through is None else through, _Best(model, y, x)
     for restart in range(restarts):
         z = ball.random(generator) if restart else x.detach()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import BadInput, Incompatible, SolveFailed
 from ..flow import Flow
-from .robustness import exchange
+from .robustness import exchange, hits
 from .spectrum import evenly
 from .tables import Table
 from .twins import refined, resampled, stretched, with_flows
@@ -127,7 +127,7 @@ def _output(model: nn.Module, x: Tensor) -> Tensor:
     try:
         return model(x)
     except SolveFailed:
-        return torch.full((1,), math.nan, dtype=x.dtype)
+        return torch.full((len(x), 1), math.nan, dtype=x.dtype)
 
 
 # ---- other depths, weights prolonged --------------------------------------------------------------------------------
@@ -160,14 +160,9 @@ def extrapolation(
             continue
         out = _output(twin, x)
         moved = float((out - own).norm() / own.norm())
-        score = None if y is None else _score(out, y)
+        score = None if y is None else hits(out, y)
         rows.append((what, factor, step_of(twin), moved if math.isfinite(moved) else math.inf, score))
     return Table(("changed", "factor", "h", "output_change", "accuracy"), rows)
-
-
-def _score(out: Tensor, y: Tensor) -> float:
-    """Accuracy; 0 for a run that did not finish, as in `exchange`."""
-    return float((out.argmax(1) == y).double().mean()) if bool(out.isfinite().all()) else 0.0
 
 
 @torch.no_grad()
@@ -261,7 +256,7 @@ def solver_matrix(
 @torch.no_grad()
 def exchange_own(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Accuracy of a net as it was trained."""
-    return _score(_output(model.eval(), x), y)
+    return hits(_output(model.eval(), x), y)
 
 
 def critical_step(gaps: Mapping[float, float], tolerance: float = TOLERANCE) -> float | None:

@@ -38,8 +38,13 @@ def check_scores(out: Tensor, y: Tensor) -> None:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Share of samples whose largest output is that of their label."""
-    return float((model(x).flatten(1).argmax(1) == y).double().mean())
+    """Share of samples whose outputs are finite and largest at their label."""
+    return hits(model(x).flatten(1), y)
+
+
+def hits(out: Tensor, y: Tensor) -> float:
+    """The same from outputs (B, classes): a sample that overflowed is none."""
+    return float(((out.argmax(1) == y) & out.isfinite().all(1)).double().mean())
 
 
 def input_noise(
@@ -84,7 +89,7 @@ def quantisation(model: nn.Module, x: Tensor, y: Tensor | None = None) -> dict[s
         change = (moved - out).norm(dim=1) / out.norm(dim=1).clamp(min=torch.finfo(out.dtype).tiny)
         found[f"output_change_{precision}"] = float(change.max())
         if y is not None:
-            found[f"accuracy_{precision}"] = float((moved.argmax(1) == y).double().mean())
+            found[f"accuracy_{precision}"] = hits(moved, y)
     return found
 
 

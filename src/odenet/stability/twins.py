@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..depth import Shared
-from ..errors import BadInput
+from ..errors import BadInput, Incompatible
 from ..flow import Flow
 from ..flow.multilevel import prolong, restrict
 from .unroll import in_evaluation
@@ -70,8 +70,11 @@ def stretched(flow: Flow, factor: float) -> Flow:
     """A flow over a span `factor` times as long, T' = factor T.
 
     Weights shared by all depths: y' = f(y) is followed further with the same h, so factor * steps must be whole (else
-    BadInput). Otherwise theta(t T/T'), and h grows with T'.
+    BadInput). Otherwise theta(t T/T'), and h grows with T'. Raises Incompatible for a flow along data, whose span is
+    that of the data.
     """
+    if flow.controls:
+        raise Incompatible("the span of this flow is that of its data; resample the data instead.")
     shared = all(isinstance(d, Shared) for d in flow.depths.values()) and not flow.coefficients
     steps = flow.steps * factor
     if shared and (steps < 1 or steps != int(steps)):

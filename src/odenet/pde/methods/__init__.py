@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import trained
+from . import bsde, marching, trained
 from .base import METHODS, Method, Run, make
 
-__all__ = ["METHODS", "Method", "Run", "make", "trained"]
+__all__ = ["METHODS", "Method", "Run", "bsde", "make", "marching", "trained"]

@@ -14,12 +14,13 @@ from ...errors import BadInput
 from ...fields import jets
 from ...optimise.base import Optimiser, State
 from ..ansatz import Ansatz, ansatz
-from ..collocation import Collocation, blocks
+from ..collocation import Block, Collocation, blocks
 from ..solution import Field, Solution
-from ..statement import Problem
+from ..statement import Equation, Problem
 from .base import METHODS, Method, Run
 
-SUSPECT = 10.0  # held-out residual over training residual above which a solution is not to be trusted
+LOOK = 10  # steps between two looks at other points
+SUSPECT = 10.0  # held-out loss over training loss above which a solution is not to be trusted
 
 
 @dataclass
@@ -42,7 +43,9 @@ class Trained(Method):
     """Minimise the weighted mean squares of all residuals over the weights of a net, in float64.
 
     width, depth, activation   of the MLP where no model is given
-    points, boundary           collocation points of each equation and of each condition that is not met exactly
+    points, boundary           collocation points of each equation and of each condition that is not met exactly; points
+                               None: three times the weights of the net, and half as many again, newly drawn, whenever
+                               the residual at other points is more than `overfit` times the one trained on
     sampling                   name of a design ("sobol", "lhs", "chebyshev", ...)
     fresh                      new points every so many steps (0: the same ones throughout)
     hard                       None: meet by construction what can be; False: meet all conditions by weight
@@ -54,12 +57,13 @@ class Trained(Method):
     width: int = 24
     depth: int = 3
     activation: str = "tanh"
-    points: int = 2000
+    points: int | None = None
     boundary: int | None = None
     sampling: str = "sobol"
     fresh: int = 0
     hard: bool | None = None
     weight: float = 10.0
+    overfit: float = 1.5
     harmonics: int = 1
     maps: Mapping[str, Any] | None = None
     steps: int | None = None
@@ -67,33 +71,40 @@ class Trained(Method):
 
     def solve(self, problem: Problem, run: Run) -> Solution:
         model = self._ansatz(problem, run)
-        points = run.generator(1)
-        system = Collocation(model, self._blocks(problem, model, points))
-        optimiser: Optimiser = optimise.get(self.optimiser, **(self.options or {}))
-        state = optimiser.init(system, system.theta())
-        done = 0
+        weights = sum(p.numel() for p in model.trunk.parameters())
+        rows = sum(len(es) for _, es in problem.traced)
+        draw, points, done = 0, max(1000, 3 * weights // rows) if self.points is None else self.points, 0
         if run.resumed is not None:
+            draw, points, done = (int(run.resumed[k]) for k in ("draw", "points", "done"))
+        system = Collocation(model, self._blocks(problem, model, points, run, draw))
+        optimiser: Optimiser = optimise.get(self.optimiser, **(self.options or {}))
+        if run.resumed is None:
+            state = optimiser.init(system, system.theta())
+        else:
             state = {k[6:]: v for k, v in run.resumed.items() if k.startswith("state.")}
-            done = int(run.resumed["done"])
-            for _ in range(done // self.fresh if self.fresh else 0):
-                drawn = self._blocks(problem, model, points)
-            if self.fresh and done >= self.fresh:
-                system.renew(drawn)
         found = Model(model)
         while run.left > 0 and optimiser.status(state) is None and done != self.steps:
             state = optimiser.step(system, state)
             done += 1
-            parameters = system.put(state["theta"])
-            run.log(
-                {"loss": float(state["loss"]), "step": done, **{k: float(v) for k, v in parameters.items()}},
-                problem, found.jet, {k: float(v) for k, v in parameters.items()},
-            )  # fmt: skip
-            if self.fresh and done % self.fresh == 0:
-                system.renew(self._blocks(problem, model, points))
+            parameters = {k: float(v) for k, v in system.put(state["theta"]).items()}
+            run.log({"loss": float(state["loss"]), "step": done, **parameters}, problem, found.jet, parameters)
+            more = self.points is None and done % LOOK == 0 and self._overfits(system, state, run, done)
+            if more or (self.fresh and done % self.fresh == 0):
+                draw, points = draw + 1, points * 3 // 2 if more else points
+                system.renew(self._blocks(problem, model, points, run, draw))
                 state = optimiser.refresh(system, state)
-            run.keep({**{f"state.{k}": v for k, v in state.items()}, "done": torch.tensor(done)})
-        run.keep({**{f"state.{k}": v for k, v in state.items()}, "done": torch.tensor(done)}, now=True)
+            run.keep(self._kept(state, draw, points, done))
+        run.keep(self._kept(state, draw, points, done), now=True)
         return self._finished(problem, run, system, state, optimiser)
+
+    def _kept(self, state: State, draw: int, points: int, done: int) -> dict[str, Tensor]:
+        counts = {"draw": draw, "points": points, "done": done}
+        return {**{f"state.{k}": v for k, v in state.items()}, **{k: torch.tensor(v) for k, v in counts.items()}}
+
+    def _overfits(self, system: Collocation, state: State, run: Run, done: int) -> bool:
+        """Whether the loss at 500 other points is overfit^2 times that of training."""
+        other = Collocation(system.ansatz, self._blocks(system.problem, system.ansatz, 500, run, -done))
+        return float(other.value(state["theta"])) > self.overfit**2 * float(state["loss"])
 
     def restore(self, problem: Problem, tensors: Mapping[str, Tensor], run: Run) -> Field:
         model = self._ansatz(problem, run)
@@ -111,24 +122,32 @@ class Trained(Method):
             harmonics=self.harmonics, maps=self.maps, wanted=self.hard, seed=run.seed,
         )  # fmt: skip
 
-    def _blocks(self, problem: Problem, model: Ansatz, generator: torch.Generator) -> list[Any]:
-        found = blocks(problem, self.points, generator, self.sampling, model.hard.met, self.boundary)
+    def _blocks(self, problem: Problem, model: Ansatz, points: int, run: Run, draw: int) -> list[Block]:
+        generator = run.generator(1000 + 2 * draw if draw >= 0 else 1001 - 2 * draw)
+        found = blocks(problem, points, generator, self.sampling, model.hard.met, self.boundary)
         for b in found:
-            b.weight *= self.weight if b.name not in ("equation",) and not b.name.startswith("equation ") else 1.0
+            b.weight *= 1.0 if isinstance(b.source, Equation) else self.weight
         return found
 
     def _finished(
         self, problem: Problem, run: Run, system: Collocation, state: State, optimiser: Optimiser
     ) -> Solution:
         parameters = {k: float(v) for k, v in system.put(state["theta"]).items()}
-        status = optimiser.status(state) or ("stopped" if run.stopped else "budget")
-        sol = Solution(
-            problem, self.optimiser, Model(system.ansatz), run.seed, run.used, status,
-            history=run.history, parameters=parameters,
-            covariance=_covariance(system, state["theta"]) if parameters else None,
-            settings={"width": self.width, "depth": self.depth, "points": self.points, "weights": system.size},
+        status, message = optimiser.status(state) or ("stopped" if run.stopped else "budget"), ""
+        other = Collocation(system.ansatz, self._blocks(problem, system.ansatz, 1000, run, -(10**6)))
+        ratio = float(other.value(state["theta"])) / max(float(state["loss"]), 1e-300)
+        if ratio > SUSPECT and float(state["loss"]) > 0:
+            status = "suspect"
+            message = (
+                f"At other points the loss is {ratio:.3g} times that of training: take more points, a smaller net or "
+                "another method."
+            )
+        chosen = {"width": self.width, "depth": self.depth, "points": len(system.whole[0].x), "weights": system.size}
+        covariance = _covariance(system, state["theta"]) if parameters else None
+        return Solution(
+            problem, self.optimiser, Model(system.ansatz), run.seed, run.used, status, message,
+            run.history, parameters, covariance, chosen,
         )  # fmt: skip
-        return sol
 
 
 def _covariance(system: Collocation, theta: Tensor) -> Tensor:

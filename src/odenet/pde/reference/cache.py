@@ -64,10 +64,10 @@ class Reference:
     """A solution to compare with: reference(points (N, d)) -> (N, m), float64, space before time.
 
     Computed at the first use, at two resolutions, and kept on disk (`folder()`; a folder that cannot be written costs
-    only the time of computing it again). `.error` is the difference of the two resolutions at 2048 points in relative L2,
-    `.largest` the largest one over the largest value (of closed forms: the rounding unit); `.seconds` is the processor
-    time of the finer run and of its evaluation there; `.how` is one sentence. Raises BadInput for points of another
-    shape.
+    only the time of computing it again). `.error` is the difference of the two resolutions at 2048 points in relative
+    L2, `.largest` the largest one over the largest value (of closed forms: the rounding unit); `.seconds` is the
+    processor time of the finer run and of its evaluation there; `.how` is one sentence. Raises BadInput for points of
+    another shape.
     """
 
     name: str
@@ -196,7 +196,7 @@ def write(path: Path, inputs: str, tables: Tables, figures: Mapping[str, float])
     from safetensors.torch import save
 
     notes = {"inputs": inputs} | {key: repr(value) for key, value in figures.items()}
-    blob = save({k: v.contiguous() for k, v in tables.items()}, metadata=notes)
+    blob = save({k: v.clone(memory_format=torch.contiguous_format) for k, v in tables.items()}, metadata=notes)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from .spectral import (
     in_time,
     pack_time,
     piecewise,
+    subdivided,
     windows_nodes,
 )
 
@@ -50,7 +52,7 @@ def assemble(edges: Array, p: int, conductivity: Callable[[Array], Array] = np.o
     count = len(edges) - 1
     n = p * count + 1
     nodes, mass, slopes = np.empty(n), np.zeros(n), np.zeros((count, p + 1, n))
-    for e, (left, right) in enumerate(zip(edges[:-1], edges[1:])):
+    for e, (left, right) in enumerate(pairwise(edges)):
         here, half = slice(e * p, e * p + p + 1), (right - left) / 2
         nodes[here] = left + half * (x + 1)
         mass[here] += half * w
@@ -119,12 +121,17 @@ def bistable(t: Array, x: Array, u: Array) -> Array:
     return 5 * (u - u**3)
 
 
+def _ends(layer: float, smallest: float, largest: float) -> Array:
+    """Edges on [0, 1] graded towards 1; sizes in units of the width of a layer, sqrt(d)."""
+    return 1 - graded(1.0, smallest * layer, 2.0, min(largest * layer, 0.25))[::-1]
+
+
 def _half(diffusion: float, final: float, level: int, ends: Array, fixed: list[int]) -> Tables:
     elements = assemble(ends, DEGREE[level])
     start = elements.nodes**2 * np.cos(math.pi * elements.nodes)
     edges = graded(final, 1e-6, 2.0, 0.05)
     stored = (12, 14)[level]
-    march = np.unique(np.concatenate([np.linspace(a, b, 2 + level) for a, b in zip(edges[:-1], edges[1:])]))
+    march = subdivided(edges, 1 + level)
     times = windows_nodes(edges, stored)
     values = diffuse(elements, diffusion, bistable, start, np.array(fixed, dtype=int), march, times, 12)
     return element_tables(elements, values, edges, stored)
@@ -139,7 +146,7 @@ def allen_cahn(d: float = 1e-3, final: float = 1.0) -> Recipe:
     """
 
     def solve(level: int) -> Tables:
-        ends = 1 - graded(1.0, (8e-4, 4e-4)[level], 2.0, 0.045)[::-1]
+        ends = _ends(math.sqrt(d), (0.025, 0.0125)[level], 1.4)
         return _half(d, final, level, ends, [DEGREE[level] * (len(ends) - 1)])
 
     how = "Spectral elements of degree 24 graded towards x = 1, Radau collocation with 12 nodes in graded windows"
@@ -155,7 +162,7 @@ def allen_cahn_periodic(d: float = 1e-4, final: float = 1.0) -> Recipe:
     """
 
     def solve(level: int) -> Tables:
-        ends = 1 - graded(1.0, (1e-4, 5e-5)[level], 2.0, 0.03)[::-1]
+        ends = _ends(math.sqrt(d), (0.01, 0.005)[level], 3.0)
         return _half(d, final, level, ends, [])
 
     how = "Spectral elements of degree 24 graded towards x = 1, Radau collocation with 12 nodes in graded windows"
@@ -175,7 +182,7 @@ def reaction_diffusion(nu: float = 3.0, rho: float = 5.0, final: float = 1.0) ->
         elements = assemble(ends, DEGREE[level])
         start = np.exp(-8 * elements.nodes**2 / math.pi**2)
         edges, stored = graded(final, 1e-7, 2.0, 0.05), (12, 14)[level]
-        march = np.unique(np.concatenate([np.linspace(a, b, 2 + level) for a, b in zip(edges[:-1], edges[1:])]))
+        march = subdivided(edges, 1 + level)
         none = np.array([], dtype=int)
         values = diffuse(
             elements, nu, lambda t, x, u: rho * u * (1 - u), start, none, march, windows_nodes(edges, stored), 12
@@ -199,8 +206,7 @@ def heat_variable(final: float = 1.0) -> Recipe:
         start, fixed = np.sin(math.pi * elements.nodes), np.array([0, len(elements.nodes) - 1])
         start[-1] = 0.0
         edges, stored = graded(final, 1e-6, 2.0, 0.05), (12, 14)[level]
-        march, times = np.linspace(0, 1, 2), windows_nodes(edges, stored)
-        march = np.unique(np.concatenate([np.linspace(a, b, 2 + level) for a, b in zip(edges[:-1], edges[1:])]))
+        march, times = subdivided(edges, 1 + level), windows_nodes(edges, stored)
         values = diffuse(elements, 0.25, lambda t, x, u: np.zeros_like(u), start, fixed, march, times, 12)
         return element_tables(elements, values, edges, stored)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def collocate(
     c, a = radau(q)
     out = np.empty((len(times), *start.shape), dtype=start.dtype)
     y, before, previous = start, None, -1.0
-    for left, right in zip(edges[:-1], edges[1:]):
+    for left, right in pairwise(edges):
         h = right - left
         if abs(h - previous) > 1e-12 * h:
             resolvent = np.linalg.inv(np.eye(q) - h * rates[..., None, None] * a)

@@ -80,7 +80,7 @@ def advected(
         product = (-speed / 2 * k * keep) * np.fft.rfft(u * u, axis=-1)
         return 1j * product.imag if odd else product
 
-    first = np.fft.rfft(start(x)) * keep
+    first: Array = np.fft.rfft(start(x)) * keep
     if odd:
         first = 1j * first.imag
     edges = np.linspace(0, span, size.tables + 1)

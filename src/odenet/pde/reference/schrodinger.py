@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from .spectral import Array, in_time, pack_time, waves, windows_nodes
 # Yoshida (1990), Phys. Lett. A 150, 262, solution A of order six
 _YOSHIDA = (0.784513610477560, 0.235573213359357, -1.17767998417887)
 _PARTS = (*_YOSHIDA, 1 - 2 * sum(_YOSHIDA), *_YOSHIDA[::-1])
-HALF = 5.0  # of the period
 
 
 def split(start: Array, frequencies: Array, times: Array, step: float) -> Array:
@@ -45,43 +45,46 @@ def low_rank(values: Array, tolerance: float) -> tuple[Array, Array]:
     return left[:, :r] * singular[:r], right[:r]
 
 
-@reference()
-def schrodinger(final: float = math.pi / 2) -> Recipe:
-    """Nonlinear Schroedinger i h_t + h_xx / 2 + |h|^2 h = 0 on [-5, 5], h(x, 0) = 2 sech x, periodic.
+@reference(2)
+def schrodinger(final: float = math.pi / 2, half_width: float = 5.0, points: int = 2048) -> Recipe:
+    """Nonlinear Schroedinger i h_t + h_xx / 2 + |h|^2 h = 0 on [-half_width, half_width], periodic.
 
-    Columns: real and imaginary part. The periodic h(x, 0) has a kink at the ends (its derivative jumps by 0.054),
-    which the equation carries along and does not smooth: the series converges as K^-1.5, and that is the accuracy.
+    h(x, 0) = 2 sech x; columns: real and imaginary part. On [-5, 5] the periodic h(x, 0) has a kink at the ends (its
+    derivative jumps by 0.054), which the equation carries along and does not smooth: the series converges as K^-1.5,
+    and that is the accuracy.
     Coefficients are kept as k -> exp(i k^2 t / 2) h_k(t), which vary slowly.
     Raissi, Perdikaris & Karniadakis (2019), J. Comput. Phys. 378, 686.
     """
 
     def solve(level: int) -> Tables:
-        n, step = ((512, 4e-4), (1024, 2e-4))[level]
-        x = HALF * (2 * np.arange(n) / n - 1)
-        k = math.pi / HALF * np.fft.fftfreq(n, 1 / n)
-        edges, stored = np.linspace(0, final, 81), 16
+        n = points // (2, 1)[level]
+        x = half_width * (2 * np.arange(n) / n - 1)
+        k = math.pi / half_width * np.fft.fftfreq(n, 1 / n)
+        edges, stored = np.linspace(0, final, math.ceil(51 * final) + 1), 16
         times = windows_nodes(edges, stored)
-        slow = split(2 / np.cosh(x), k, times, step) * np.exp(0.5j * np.outer(times, k[: n // 2] ** 2))
-        left, right = low_rank(slow, 1e-11)
+        slow = split(2 / np.cosh(x), k, times, 0.4 / n) * np.exp(0.5j * np.outer(times, k[: n // 2] ** 2))
+        left, right = low_rank(slow, 3e-8)
         return {
             "slow": pack_time(np.stack([left.real, left.imag], 2), edges, stored),
             "profiles": torch.from_numpy(np.stack([right.real, right.imag])),
-            "frequencies": torch.from_numpy(np.arange(n // 2) * math.pi / HALF),
+            "frequencies": torch.from_numpy(np.arange(n // 2) * math.pi / half_width),
             "edges": torch.from_numpy(edges),
         }
 
-    how = "Fourier, 1024 points, and splitting of order six with steps of at most 2e-4"
-    return Recipe(_evaluate, how, ((-HALF, 0.0), (HALF, final)), ("real", "imag"), solve=solve)
+    how = f"Fourier, {points} points, and splitting of order six with steps of at most {0.4 / points:.2g}"
+    bounds = ((-half_width, 0.0), (half_width, final))
+    return Recipe(partial(_evaluate, half_width), how, bounds, ("real", "imag"), solve=solve)
 
 
-def _evaluate(tables: Tables, x: Tensor) -> Tensor:
-    return torch.cat([_some(tables, part) for part in x.split(1024)])
+def _evaluate(half_width: float, tables: Tables, x: Tensor) -> Tensor:
+    shifted = x + x.new_tensor([half_width, 0.0])
+    return torch.cat([_some(tables, part) for part in shifted.split(1024)])
 
 
 def _some(tables: Tables, x: Tensor) -> Tensor:
     frequencies, profiles = tables["frequencies"], torch.complex(*tables["profiles"])
     phase = -0.5 * x[:, 1:] * frequencies**2
-    basis = torch.polar(torch.ones_like(phase), phase) * waves(x[:, 0] + HALF, frequencies, ("cos",))
+    basis = torch.polar(torch.ones_like(phase), phase) * waves(x[:, 0], frequencies, ("cos",))
     shape = basis @ profiles.T
 
     def space(here: Tensor, coefficients: Tensor) -> Tensor:

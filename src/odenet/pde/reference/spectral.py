@@ -101,6 +101,12 @@ def windows_nodes(edges: Array, q: int) -> Array:
     return (left + (right - left) * (chebyshev_nodes(q) + 1) / 2).ravel()
 
 
+def subdivided(edges: Array, parts: int) -> Array:
+    """Edges with every gap cut into equal parts."""
+    inner = edges[:-1, None] + np.diff(edges)[:, None] * (np.arange(parts) / parts)
+    return np.append(inner.ravel(), edges[-1])
+
+
 def graded(length: float, smallest: float, ratio: float, largest: float) -> Array:
     """Edges 0 = e_0 < e_1 < ... = length whose gaps grow from `smallest` by `ratio` up to `largest`."""
     gaps = [smallest]
@@ -141,10 +147,13 @@ def in_time(
 def piecewise(x: Tensor, edges: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """`space` of `in_time` for coefficients (q, elements, p + 1, m) of Chebyshev polynomials on elements."""
     which, s = located(x, edges)
+    matrices: dict[int, Tensor] = {}
 
     def space(here: Tensor, coefficients: Tensor) -> Tensor:
-        matrix = chebyshev_matrix(s[here], coefficients.shape[2])
-        return torch.einsum("np,qnpm->nqm", matrix, coefficients[:, which[here]])
+        p = coefficients.shape[2]
+        if p not in matrices:
+            matrices[p] = chebyshev_matrix(s, p)
+        return torch.einsum("np,qnpm->nqm", matrices[p][here], coefficients[:, which[here]])
 
     return space
 
