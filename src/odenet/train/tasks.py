@@ -64,7 +64,8 @@ class Supervised(Problem):
         result = {"loss": float(self.loss(out, y))}
         if self.labels:
             guess = out.argmax(-1) if out.shape[-1] > 1 else (out.squeeze(-1) > 0).long()
-            return {"accuracy": float((guess == y).double().mean()), **result}
+            right = (guess == y) & torch.isfinite(out).all(-1)  # argmax of nan is class 0, which is no answer
+            return {"accuracy": float(right.double().mean()), **result}
         error = float(((out - y) ** 2).double().mean())
         spread = float(((y - y.mean(0)) ** 2).double().mean())
         return {"mse": error, "r2": 1.0 - error / spread if spread > 0 else float("nan"), **result}
