@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import odenet as on
-from odenet.train import schedules
+from odenet.train import schedules, tasks
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -286,6 +286,16 @@ def test_regression_and_sequences_of_labels_are_learned() -> None:
     labels = (s.cumsum(1)[..., 0] > 0).long()
     fit = on.fit(on.nets.gru(2, 2, width=16, every_step=True), (s, labels), steps=150, lr=2e-2)
     assert fit.score["accuracy"] > 0.9 and set(fit.score) == {"accuracy", "loss"}
+
+
+def test_outputs_that_are_not_finite_are_wrong_answers() -> None:
+    class Overflowed(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(x), 3), math.nan)
+
+    pair = (torch.randn(12, 2), torch.zeros(12, dtype=torch.long))
+    task = tasks.resolve(pair, loss=None, validation=None, test=pair, holdout=0.0, seed=0)
+    assert task.score(Overflowed())["accuracy"] == 0.0
 
 
 def test_one_score_for_two_classes_is_a_threshold() -> None:
