@@ -1,80 +1,22 @@
-"""Derivatives carried through networks agree with nested autograd, closed forms and high-precision differences."""
+"""Derivatives carried through networks: closed forms, high-precision differences, nested autograd, models."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import mpmath
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import odenet as on
+from jets_examples import SECOND, Gates, close, mlp, points
 from odenet.errors import BadInput, Incompatible
-from odenet.fields import activations, jet_rules, jet_towers, jets
-from odenet.nets import NETS
+from odenet.fields import jet_towers, jets
 
 pytestmark = pytest.mark.usefixtures("double")
 
 FOURTH = [(0, 0, 0), (1, 0, 0), (0, 1, 1), (2, 0, 1), (4, 0, 0), (1, 1, 2), (0, 3, 0)]
-A = torch.linspace(-1.0, 1.0, 12, dtype=torch.float64).reshape(3, 4).sin()
-M = torch.linspace(0.2, 1.1, 8, dtype=torch.float64).reshape(4, 2).cos()
-C4 = torch.tensor([0.3, -0.7, 1.1, 0.4], dtype=torch.float64)
-
-
-def inner(x: Tensor) -> Tensor:
-    """(N, 4) in (-1, 1), with derivatives of all orders."""
-    return torch.sin(x @ A + 0.3)
-
-
-def positive(x: Tensor) -> Tensor:
-    return 1.5 + 0.4 * inner(x)
-
-
-def images(x: Tensor) -> Tensor:
-    """(N, 2, 2)."""
-    return inner(x).reshape(-1, 2, 2)
-
-
-def close(a: Tensor, b: Tensor, tol: float = 1e-12) -> None:
-    """Equal up to `tol` of the largest entry of every channel."""
-    assert a.shape == b.shape
-    scale = b.detach().abs().flatten(1).amax(1).clamp(min=1e-2)
-    gap = (a - b).detach().abs().flatten(1).amax(1)
-    assert bool((gap <= tol * scale).all()), (gap / scale).tolist()
-
-
-def points(n: int, d: int, seed: int = 0) -> Tensor:
-    return torch.rand(n, d, generator=torch.Generator().manual_seed(seed))
-
-
-def mlp(d: int = 2, width: int = 8, out: int = 1, activation: type[nn.Module] = nn.Tanh) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(d, width), activation(), nn.Linear(width, width), activation(), nn.Linear(width, out)
-    )
-
-
-class Gates(nn.Module):
-    """Fourier features and the gates of the modified network: H <- Z U + (1 - Z) V."""
-
-    def __init__(self, width: int = 6) -> None:
-        super().__init__()
-        self.register_buffer("B", torch.randn(2, width))
-        self.u, self.v, self.z, self.last = (nn.Linear(2 * width, width) for _ in range(3)), None, None, None
-        self.u, self.v, self.z = nn.Linear(2 * width, width), nn.Linear(2 * width, width), nn.Linear(2 * width, width)
-        self.last = nn.Linear(width, 2)
-        self.scale = nn.Parameter(torch.rand(width) + 0.5)
-        self.factor = nn.Parameter(torch.rand(()))
-        self.amplitude = nn.Parameter(torch.rand(1, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        phase = 2 * math.pi * x @ self.B
-        h = torch.cat((torch.sin(phase), torch.cos(phase)), -1)
-        u, v, z = torch.tanh(self.u(h)), F.gelu(self.v(h)), torch.sigmoid(self.z(h) * self.scale)
-        return self.last(self.amplitude * (z * u + (1 - z) * v) / (1 + self.factor**2)) + self.factor
 
 
 # ---- sets of derivatives -------------------------------------------------------------------------------------------
@@ -156,8 +98,6 @@ SCALARS: dict[str, Any] = {
     "acos": mpmath.acos,
     "acosh": mpmath.acosh,
     "atanh": mpmath.atanh,
-    "lgamma": mpmath.loggamma,
-    "digamma": mpmath.digamma,
     "erfinv": mpmath.erfinv,
     "logit": lambda z: mpmath.log(z / (1 - z)),
     "sinc": lambda z: mpmath.sin(mpmath.pi * z) / (mpmath.pi * z),
@@ -278,166 +218,30 @@ def test_what_does_not_depend_on_the_point_has_no_derivatives() -> None:
     assert got[0].eq(1).all() and got[1].eq(0).all() and got.shape == (2, 3, 2)
 
 
-# ---- every operation -----------------------------------------------------------------------------------------------
-
-W24, B2 = M.mT.contiguous(), torch.tensor([0.2, -0.5], dtype=torch.float64)
-Op = Callable[[Tensor], Tensor]
-OPERATIONS: dict[str, list[Op]] = {
-    "add": [lambda x: inner(x) + C4, lambda x: 2 + inner(x), lambda x: torch.add(inner(x), positive(x), alpha=3)],
-    "radd": [lambda x: C4.__radd__(inner(x))],
-    "sub": [lambda x: inner(x) - C4, lambda x: torch.sub(inner(x), C4, alpha=2), lambda x: C4 - inner(x)],
-    "subtract": [lambda x: torch.subtract(positive(x), inner(x) ** 2)],
-    "rsub": [lambda x: 1 - inner(x)],
-    "neg": [lambda x: -inner(x)],
-    "negative": [lambda x: torch.negative(inner(x))],
-    "positive": [lambda x: +inner(x)],
-    "clone": [lambda x: inner(x).clone()],
-    "contiguous": [lambda x: inner(x).contiguous()],
-    "mul": [lambda x: inner(x) * x[:, :1], lambda x: x[:, :1] * inner(x), lambda x: C4 * inner(x), lambda x: x * x],
-    "multiply": [lambda x: torch.multiply(inner(x), positive(x))],
-    "rmul": [lambda x: C4.__rmul__(inner(x))],
-    "div": [lambda x: inner(x) / positive(x), lambda x: inner(x) / C4, lambda x: C4 / positive(x)],
-    "divide": [lambda x: torch.divide(inner(x), 3.0)],
-    "true_divide": [lambda x: torch.true_divide(inner(x), positive(x))],
-    "truediv": [lambda x: inner(x).__truediv__(2.0)],
-    "rdiv": [lambda x: 2.0 / positive(x)],
-    "rtruediv": [lambda x: positive(x).__rtruediv__(2.0)],
-    "pow": [lambda x: inner(x) ** 2, lambda x: positive(x) ** -1.5, lambda x: positive(x) ** inner(x)],
-    "float_power": [lambda x: torch.float_power(positive(x), 3.0)],
-    "rpow": [lambda x: 2.5 ** inner(x)],
-    "addcmul": [lambda x: torch.addcmul(C4, inner(x), positive(x), value=0.3)],
-    "addcdiv": [lambda x: torch.addcdiv(inner(x), inner(x), positive(x), value=0.3)],
-    "lerp": [lambda x: torch.lerp(inner(x), positive(x), 0.3)],
-    "where": [
-        lambda x: torch.where(x.detach()[:, :1] > 0.5, inner(x), positive(x) ** 2),
-        lambda x: torch.where(x.detach()[:, :1] > 0.5, inner(x), 0.5),
-    ],
-    "linear": [lambda x: F.linear(inner(x), W24, B2), lambda x: F.linear(images(x), W24[:, :2])],
-    "matmul": [
-        lambda x: inner(x) @ M,
-        lambda x: inner(x) @ C4,
-        lambda x: images(x) @ images(x),
-        lambda x: W24[:, :2] @ images(x),
-    ],
-    "mm": [lambda x: torch.mm(inner(x), M)],
-    "mv": [lambda x: torch.mv(inner(x), C4)],
-    "bmm": [lambda x: torch.bmm(images(x), images(x).mT)],
-    "dot": [lambda x: torch.matmul(inner(x), C4)],
-    "inner": [lambda x: torch.matmul(inner(x), C4)],
-    "vecdot": [lambda x: torch.matmul(inner(x), C4)],
-    "addmm": [lambda x: torch.addmm(B2, inner(x), M, beta=2, alpha=3)],
-    "addmv": [lambda x: torch.addmv(inner(x)[:, 0], inner(x), C4)],
-    "addbmm": [lambda x: torch.addmm(B2, inner(x), M)],
-    "baddbmm": [lambda x: torch.baddbmm(images(x), images(x), images(x))],
-    "einsum": [
-        lambda x: torch.einsum("ni,ij->nj", inner(x), M),
-        lambda x: torch.einsum("ni,ni->n", inner(x), positive(x)),
-        lambda x: torch.einsum("ni,ij,nj->nj", inner(x), M, inner(x)[:, :2]),
-    ],
-    "gelu": [lambda x: F.gelu(inner(x)), lambda x: F.gelu(inner(x), approximate="tanh")],
-    "softplus": [lambda x: F.softplus(inner(x), 1.5), lambda x: F.softplus(100 * inner(x), 0.7)],
-    "log_sigmoid": [lambda x: F.logsigmoid(inner(x))],
-    "logsigmoid": [lambda x: F.logsigmoid(2 * inner(x))],
-    "mish": [lambda x: F.mish(inner(x))],
-    "tanhshrink": [lambda x: F.tanhshrink(inner(x))],
-    "getitem": [
-        lambda x: inner(x)[:, 1:3] * x[:, None, 0],
-        lambda x: inner(x)[..., [0, 2]],
-        lambda x: images(x)[:, 0] + inner(x)[:, None, 3],
-    ],
-    "detach": [lambda x: inner(x) * inner(x).detach()],
-    ".data": [lambda x: inner(x) * inner(x).data],
-    ".requires_grad": [lambda x: inner(x) * (2.0 if inner(x).requires_grad in (True, False) else 0.0)],
-    ".mT": [lambda x: images(x).mT * images(x)],
-    "transpose": [lambda x: images(x).transpose(1, 2) * images(x)],
-    "swapaxes": [lambda x: images(x).swapaxes(-1, -2)],
-    "swapdims": [lambda x: images(x).swapdims(-1, -2)],
-    "permute": [lambda x: images(x).permute(0, 2, 1), lambda x: torch.permute(images(x), (0, 2, 1))],
-    "movedim": [lambda x: images(x).movedim(1, 2)],
-    "moveaxis": [lambda x: images(x).moveaxis(2, 1)],
-    "reshape": [lambda x: inner(x).reshape(-1, 2, 2), lambda x: inner(x).reshape(len(x), 4, 1)],
-    "view": [lambda x: inner(x).clone().view(len(x), 4)],
-    "flatten": [lambda x: images(x).flatten(1)],
-    "unflatten": [lambda x: inner(x).unflatten(1, (2, 2))],
-    "squeeze": [lambda x: inner(x)[:, :1].squeeze(1), lambda x: inner(x)[:, :1].squeeze(-1)],
-    "unsqueeze": [lambda x: inner(x).unsqueeze(-1), lambda x: inner(x).unsqueeze(1)],
-    "expand": [lambda x: inner(x)[:, :1].expand(-1, 3)],
-    "broadcast_to": [lambda x: torch.broadcast_to(inner(x)[:, :1], (len(x), 3))],
-    "expand_as": [lambda x: inner(x)[:, :1].expand_as(x)],
-    "view_as": [lambda x: images(x).flatten(1).clone().view_as(inner(x))],
-    "reshape_as": [lambda x: images(x).reshape_as(inner(x))],
-    "narrow": [lambda x: inner(x).narrow(1, 1, 2)],
-    "select": [lambda x: inner(x).select(1, 2)],
-    "index_select": [lambda x: inner(x).index_select(1, torch.tensor([0, 3]))],
-    "split": [lambda x: inner(x).split(3, 1)[0], lambda x: inner(x).split([1, 3], -1)[1]],
-    "split_with_sizes": [lambda x: inner(x).split_with_sizes([1, 3], -1)[1]],
-    "chunk": [lambda x: inner(x).chunk(2, -1)[1]],
-    "tensor_split": [lambda x: inner(x).tensor_split(2, -1)[1]],
-    "unbind": [lambda x: inner(x).unbind(1)[2]],
-    "flip": [lambda x: inner(x).flip(1), lambda x: torch.flip(inner(x), (-1,))],
-    "roll": [lambda x: inner(x).roll(1, 1)],
-    "pad": [lambda x: F.pad(inner(x), (1, 2))],
-    "cat": [
-        lambda x: torch.cat((inner(x), x), -1),
-        lambda x: torch.cat((images(x), C4.expand(len(x), 1, 4)[..., :2]), 1),
-    ],
-    "concat": [lambda x: torch.concat((inner(x), x), 1)],
-    "concatenate": [lambda x: torch.concatenate((inner(x), x), 1)],
-    "stack": [lambda x: torch.stack((inner(x), positive(x)), -1)],
-    "zeros_like": [lambda x: inner(x) + torch.zeros_like(inner(x))],
-    "ones_like": [lambda x: inner(x) * torch.ones_like(inner(x))],
-    "full_like": [lambda x: inner(x) * torch.full_like(inner(x), 2.0)],
-    "new_zeros": [lambda x: inner(x) + inner(x).new_zeros(4)],
-    "new_ones": [lambda x: inner(x) * inner(x).new_ones(len(x), 1)],
-    "new_full": [lambda x: inner(x) * inner(x).new_full((4,), 2.0)],
-    "new_tensor": [lambda x: inner(x) * inner(x).new_tensor([1.0, 2.0, 3.0, 4.0])],
-    "to": [lambda x: inner(x).to(torch.float64)],
-    "type_as": [lambda x: inner(x).type_as(x)],
-    "double": [lambda x: inner(x).double()],
-    "sum": [lambda x: inner(x).sum(-1), lambda x: images(x).sum((1, 2)), lambda x: inner(x).sum(1, keepdim=True)],
-    "nansum": [lambda x: inner(x).sum(1)],
-    "mean": [lambda x: inner(x).mean(1), lambda x: images(x).mean(dim=(-1, -2), keepdim=True)],
-    "cumsum": [lambda x: inner(x).cumsum(1)],
-    "prod": [lambda x: positive(x).prod(1), lambda x: torch.prod(positive(x), -1, keepdim=True)],
-    "var": [lambda x: inner(x).var(1), lambda x: inner(x).var(-1, correction=0, keepdim=True)],
-    "norm": [lambda x: positive(x).norm(dim=1)],
-    "vector_norm": [lambda x: torch.linalg.vector_norm(positive(x), dim=-1, keepdim=True)],
-    "softmax": [lambda x: torch.softmax(inner(x), -1), lambda x: F.softmax(inner(x), dim=1)],
-    "layer_norm": [lambda x: F.layer_norm(inner(x), (4,), C4, C4.sin())],
-    "dropout": [lambda x: F.dropout(inner(x), 0.5, training=False)],
-    **{name: [lambda x, name=name: jet_function(name)(unit(x))] for name in jet_towers.SMOOTH},  # type: ignore[misc]
-}
-IN_PLACE = {"add_", "sub_", "mul_", "div_", "addcmul_"}
-FIRST_ORDER = set(jet_towers.KINKED)
-PLAIN = {"empty_like", "rand_like", "randn_like"}
+# ---- models --------------------------------------------------------------------------------------------------------
 
 
-def unit(x: Tensor) -> Tensor:
-    """In (0.1, 0.9)."""
-    return 0.5 + 0.4 * inner(x)
+@pytest.mark.parametrize("name", ["resnet", "antisymmetric", "hamiltonian", "leapfrog", "midpoint", "second_order"])
+@pytest.mark.parametrize("options", [{}, {"depth": "shared"}, {"integrator": None, "gradient": "checkpoint"}])
+def test_nets_carry_channels_through_their_steps(name: str, options: dict[str, Any]) -> None:
+    net, x = getattr(on.nets, name)(dim_in=2, dim_out=1, width=6, steps=3, **options), points(5, 2)
+    wanted = [*SECOND, (4, 0)]
+    plain = getattr(on.nets, name)(dim_in=2, dim_out=1, width=6, steps=3, **{**options, "gradient": "autograd"})
+    want = jets.jet(plain, x, wanted, "autograd")
+    close(net.jet(x, wanted), want)
+    with torch.no_grad():
+        close(net.jet(x, wanted), want)
 
 
-def jet_function(name: str) -> Callable[[Tensor], Tensor]:
-    if name == "acosh":
-        return lambda z: torch.acosh(1 + z)
-    if name == "silu":
-        return F.silu
-    return getattr(torch, name, None) or getattr(torch.special, name)
+@pytest.mark.parametrize("integrator", ["rk4", "dopri5", "ab3", "rk3", "ssprk3", "abm3", "lm", "alf"])
+def test_explicit_methods_carry_channels(integrator: str) -> None:
+    flow = on.Flow(on.fields.Antisymmetric(4), integrator, steps=4, substeps=1)
+    x, wanted = points(4, 4), [(0, 0, 0, 0), (1, 0, 0, 1), (0, 2, 0, 0)]
+    close(flow.jet(x, wanted), jets.jet(flow, x, wanted, "autograd"))
 
 
-def test_every_rule_has_a_case_here() -> None:
-    assert set(jet_rules.RULES) == set(OPERATIONS) | IN_PLACE | FIRST_ORDER | PLAIN
-
-
-@pytest.mark.parametrize(
-    ("name", "case"), [(name, i) for name, cases in sorted(OPERATIONS.items()) for i in range(len(cases))]
-)
-def test_every_operation_carries_derivatives_as_autograd_has_them(name: str, case: int) -> None:
-    f, x = OPERATIONS[name][case], points(4, 3)
-    wanted = [(0, 0, 0), (1, 0, 0), (0, 1, 1), (2, 0, 1), (3, 0, 0)]
-
-    def flat(y: Tensor) -> Tensor:
-        out = f(y)
-        return out.reshape(len(x), -1)
-
-    close(jets.jet(flat, x, wanted), jets.jet(flat, x, wanted, "autograd"), 1e-11)
+@pytest.mark.parametrize("integrator", ["backward_euler", "radau_iia5"])
+def test_implicit_methods_are_refused_under_jets(integrator: str) -> None:
+    flow = on.Flow(on.fields.Antisymmetric(2), integrator, steps=2)
+    with pytest.raises(Incompatible, match="explicit"):
+        flow.jet(points(3, 2), [(1, 0)])

@@ -18,7 +18,7 @@ from odenet.optimise.quasi_newton import FACTORS, updated
 METHODS = sorted(FACTORS)
 
 
-SCALES = (0.05, 0.3, 1.0, 2.0, 20.0)  # curvature below, near and above what B says
+SCALES = (0.05, 0.3, 0.7, 2.0, 20.0)  # curvature below, near and above what B says
 
 
 def positive(size: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -72,10 +72,10 @@ def test_the_sweep_reaches_every_branch_of_the_factors() -> None:
         a = b * h - 1
         low = min(1, h * (1 - math.sqrt(a / (1 + a))))
         least, most = (low - 1) / a, 1 / low
-        seen |= {("theta", theta > 0), ("rho", b > 1), ("low", low < 1)}
+        seen |= {("theta", theta > 0), ("rho", b > 1), ("low", low < 1), ("inner", 0 < theta < 0.9)}
         seen.add("least" if theta == least else "most" if theta == most else "between")
     assert {("theta", True), ("theta", False), ("rho", True), ("rho", False), "between", "most"} <= seen
-    assert {("low", True), ("low", False), "least"} <= seen
+    assert {("low", True), ("low", False), "least", ("inner", True)} <= seen
 
 
 def test_a_pair_that_fits_exactly_changes_nothing_but_the_scale() -> None:

@@ -29,6 +29,7 @@ NORMALISED: dict[str, Domain] = {
     "ell clockwise": Polygon(ELL[::-1]),
     "arrow": Polygon(ARROW),
     "star": Polygon(STAR),
+    "notch": Polygon([(0, 0), (4, 0), (4, 3), (2.2, 3), (2, 1), (1.8, 3), (0, 3)]),
     "disks": Disk() | Disk((1.2, 0.1), 0.8),
     "ring": Disk() - Disk((0.2, 0), 0.3),
     "disk without triangle": Disk() - Triangle((0, 0), (0.5, 0), (0.1, 0.4)),
@@ -110,7 +111,7 @@ def test_products_vanish_on_their_pieces_and_nowhere_else_on_the_boundary(name: 
             assert bool(torch.isfinite(hessian).all())
 
 
-@pytest.mark.parametrize("name", ["ell", "ell clockwise", "arrow", "star", "triangle", "square"])
+@pytest.mark.parametrize("name", ["ell", "ell clockwise", "arrow", "star", "notch", "square"])
 def test_a_polygons_edge_is_apart_from_every_other_edge(name: str) -> None:
     domain = NORMALISED[name]
     assert isinstance(domain, Polygon | Triangle)

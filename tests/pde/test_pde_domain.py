@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.special import ellipe
+from scipy.special import ellipe, ellipeinc
 from torch import Tensor
 
 from odenet.errors import BadInput, UnknownName
@@ -137,7 +137,7 @@ def test_samples_are_spread_evenly(name: str) -> None:
     """First and second moments of independent points are those of the inside, by rejection from the bounding box."""
     domain, _, _, inside = SHAPES[name]
     low, high = domain.bounds
-    x = low + (high - low) * torch.rand(40_000, domain.dim, generator=seeded(7), dtype=torch.float64)
+    x = low + (high - low) * torch.rand(8_000, domain.dim, generator=seeded(7), dtype=torch.float64)
     x = x[inside(x)]
     y = domain.sample(4000, seeded(3), "uniform")
     for f in (lambda x: x, lambda x: x**2, lambda x: x.roll(1, 1) * x):
@@ -183,10 +183,10 @@ def test_the_boundary_of_a_combined_domain_gives_its_integrals_exactly(name: str
     domain, area, _, _ = SHAPES[name]
     p = domain.boundary("boundary", 400, seeded(), "gauss")
     assert p.normal is not None
-    assert float((p.weight * (p.x * p.normal).sum(1)).sum()) / 2 == pytest.approx(area, rel=1e-11)
+    assert float((p.weight * (p.x * p.normal).sum(1)).sum()) / 2 == pytest.approx(area, rel=1e-10)
     centre = {"hole": 0.5 - 0.5 * PI / 16, "swiss": 0.5 - 0.3 * 0.01 * PI - 0.7 * 0.04 * PI, "disks": area / 2,
               "bite": 0.5 - 0.5 * PI / 32, "lens": LENS / 2, "ell of boxes": -0.5, "neighbours": 2.0}[name]  # fmt: skip
-    assert float((p.weight * p.x[:, 0] ** 2 * p.normal[:, 0]).sum()) / 2 == pytest.approx(centre, rel=1e-11)
+    assert float((p.weight * p.x[:, 0] ** 2 * p.normal[:, 0]).sum()) / 2 == pytest.approx(centre, rel=1e-10)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -208,11 +208,20 @@ def test_curves_get_points_in_proportion_to_their_length(name: str) -> None:
     if domain.time:
         return
     p = domain.boundary("boundary", 2000, seeded(), "uniform")
-    fine = domain.boundary("boundary", 20_000, seeded(), "gauss")
+    fine = domain.boundary("boundary", 4_000, seeded(), "gauss")
     middle = domain.bounds.mean(0)
     for side in (lambda x: x[:, 0] > middle[0], lambda x: x[:, 1] > middle[1] + 0.1, lambda x: x.sum(1) > 0.8):
         share = float((fine.weight * side(fine.x)).sum() / fine.weight.sum())
         assert abs(float(side(p.x).double().mean()) - share) < 4 * math.sqrt(0.25 / 2000)
+
+
+def test_an_ellipse_gets_equal_steps_of_arc_length() -> None:
+    """The arc from the first half axis by scipy's incomplete elliptic integral."""
+    x = Ellipse((0, 0), (2, 0.5)).boundary("boundary", 40, how="grid").x.numpy()
+    angle = np.arctan2(x[:, 1] / 0.5, x[:, 0] / 2) % (2 * PI)
+    m = 1 - (0.5 / 2) ** 2
+    arc = 2 * (ellipe(m) - ellipeinc(PI / 2 - angle, m))
+    np.testing.assert_allclose(arc / PERIMETER, (np.arange(40) + 0.5) / 40, atol=1e-12)
 
 
 # quadrature ---------------------------------------------------------------------------------------------------------
@@ -326,7 +335,7 @@ def test_a_predicate_names_a_piece() -> None:
     moving = domain * Time(0, 2)
     assert float(moving.boundary("inlet", 50).weight.sum()) == pytest.approx(1.5, rel=1e-3)
     assert "inlet" in (domain - Disk((1, 0.5), 0.1)).pieces
-    assert "inlet" not in Box((0, 0), (2, 1)).pieces and float(domain.boundary("boundary", 9).weight.sum()) == 6.0
+    assert "inlet" not in Box((0, 0), (2, 1)).pieces and len(domain.boundary("boundary", 9)) == 9
 
 
 def test_sphere_is_the_ball_and_centres_move_everything() -> None:
@@ -346,11 +355,12 @@ def test_a_cloud_gives_its_own_points() -> None:
     assert x.shape == (25, 2) and len(x.unique(dim=0)) == 25
     assert all(any(torch.equal(row, p) for p in inner) for row in x)
     p = cloud.boundary("wall", 4, seeded(), "gauss")
-    assert p.x.tolist() == wall.tolist() and p.normal is not None and p.normal[2].tolist() == [math.sqrt(0.5)] * 2
+    assert p.x.tolist() == wall.tolist() and p.normal is not None
+    assert p.normal[2].tolist() == pytest.approx([math.sqrt(0.5)] * 2)
     x, w = cloud.quadrature(7)
     assert torch.equal(x, inner) and float(w.sum()) == pytest.approx(1.0)
     assert cloud.inside(torch.tensor([[0.5, 0.5], [1.1, 0.5]])).tolist() == [True, False]
-    assert PointCloud(torch.rand(5, 1), names="x").boundary_names == () if hasattr(cloud, "boundary_names") else True
+    assert PointCloud([[0.0], [2.0]]).inside(torch.tensor([[1.0], [3.0]])).tolist() == [True, False]
 
 
 def test_a_mesh_knows_its_facets_and_pieces() -> None:

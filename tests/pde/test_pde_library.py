@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pde_truth import misses, true_blocks
+from pde_truth import misses, true_blocks, truth_channels
 from scipy.integrate import solve_ivp
 from scipy.io import savemat
 from torch import Tensor
@@ -23,7 +23,7 @@ from odenet.errors import BadInput, UnknownName
 from odenet.fields import jets
 from odenet.pde import reference
 from odenet.pde.ansatz import ansatz
-from odenet.pde.expressions import CONSTANT, Expression
+from odenet.pde.expressions import CONSTANT, Expression, key, leaves, terms, value
 from odenet.pde.library import base, flow
 
 PI = math.pi
@@ -176,8 +176,6 @@ PUBLISHED: dict[str, tuple[Row, Callable[[Tensor], Tensor] | float | None, tuple
 
 def drawn(problem: pde.Problem, rows: tuple[Expression, ...], n: int = 20) -> tuple[Tensor, dict[str, Tensor], Any]:
     """Random places, random values of every derivative of every unknown by name, and what `value` wants."""
-    from odenet.pde.expressions import key, leaves
-
     g = torch.Generator().manual_seed(3)
     x = problem.domain.sample(n, g, "uniform")
     env: dict[Any, Tensor] = dict(zip(problem.frame.coordinates, x.unbind(1)))
@@ -193,8 +191,6 @@ def drawn(problem: pde.Problem, rows: tuple[Expression, ...], n: int = 20) -> tu
 
 @pytest.mark.parametrize("name", list(PUBLISHED))
 def test_the_statement_is_the_published_one(name: str) -> None:
-    from odenet.pde.expressions import value
-
     row, start, (low, high, final) = PUBLISHED[name]
     problem = made(name)
     assert torch.allclose(problem.domain.bounds, torch.tensor([[low, 0.0], [high, final]], dtype=torch.float64))
@@ -208,8 +204,6 @@ def test_the_statement_is_the_published_one(name: str) -> None:
 
 
 def test_the_schrodinger_equation_is_the_published_one() -> None:
-    from odenet.pde.expressions import value
-
     problem = pde.get("schrodinger")
     assert torch.allclose(
         problem.domain.bounds, torch.tensor([[-5.0, 0.0], [5.0, PI / 2]], dtype=torch.float64), rtol=1e-15
@@ -229,15 +223,9 @@ def test_the_schrodinger_equation_is_the_published_one() -> None:
 @pytest.mark.parametrize("name", ["allen_cahn_periodic", "kdv", "ks", "ks_chaotic", "convection", "schrodinger"])
 def test_periodic_problems_match_as_many_derivatives_as_their_equation_needs(name: str) -> None:
     problem = made(name)
-    highest = max(leaf.index[0] for _, es in problem.traced for leaf in _leaves(es))
+    highest = max(leaf.index[0] for _, es in problem.traced for leaf in leaves(es))
     (order,) = {c.order for c in problem.conditions if c.kind == "periodic"}
     assert order == highest - 1
-
-
-def _leaves(es: Any) -> Any:
-    from odenet.pde.expressions import leaves
-
-    return leaves(es)
 
 
 def test_fixed_ends_of_the_published_problems() -> None:
@@ -248,11 +236,74 @@ def test_fixed_ends_of_the_published_problems() -> None:
     assert rest.value == 0.0
 
 
-# ---- elliptic problems whose truth is computed by elements, and flow ---------------------------------------------
+# ---- a truth without a pressure ----------------------------------------------------------------------------------
 
-ELSEWHERE = {
-    "cavity": None,
-}  # fmt: skip
+ELSEWHERE = ["cavity", "gray_scott"]
+
+
+def at_the_truth(problem: pde.Problem, rows: Sequence[Expression], x: Tensor) -> dict[Any, Any]:
+    """Coordinates and leaves at the truth; zero for a pressure that has none."""
+    channels = sorted({leaf.index for leaf in leaves(rows)})
+    parts = truth_channels(problem, x, channels).nan_to_num(0.0)
+    env: dict[Any, Any] = dict(zip(problem.frame.coordinates, x.unbind(1)))
+    for leaf in leaves(rows):
+        env[key(leaf)] = parts[channels.index(leaf.index), :, problem.unknowns.index(leaf.unknown)]
+    return env
+
+
+@pytest.mark.slow
+def test_the_cavity_s_velocity_satisfies_the_curl_of_its_momentum_equations() -> None:
+    x = 0.2 + 0.6 * torch.rand(60, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    left = []
+    for reynolds in (100.0, 101.0):
+        ((_, (first, second, divergence)),) = pde.get("cavity", reynolds=reynolds).traced
+        curl = first.d("y") - second.d("x")  # the pressure cancels
+        env = at_the_truth(made("cavity"), (curl, divergence), x)
+        left.append(float(value(curl, env).square().mean().sqrt()))
+        assert float(value(divergence, env).abs().max()) < 1e-12
+    assert left[0] < 2e-3 < 4e-3 < left[1]
+    for block, values, _ in true_blocks(made("cavity"), 40):
+        if block.name.startswith("dirichlet"):
+            assert misses(block, values, {})[0] < 1e-8
+
+
+@pytest.mark.slow
+def test_the_spots_of_gray_and_scott_satisfy_their_equations_while_they_are_smooth() -> None:
+    problem = made("gray_scott")
+    g = torch.Generator().manual_seed(5)
+    x = torch.rand(60, 3, generator=g, dtype=torch.float64) * torch.tensor([0.2, 0.2, 1.0]).double()
+    ((_, rows),) = problem.traced
+    env = at_the_truth(problem, rows, x - torch.tensor([0.1, 0.1, 0.0]).double())
+    for e in rows:
+        assert float(value(e, env).abs().max()) < 1e-3
+        assert float(torch.stack([value(s, env).abs() * torch.ones(60) for s in terms(e)]).max()) > 0.3
+
+
+def test_the_statements_of_gray_scott_and_of_the_cavity_are_the_published_ones() -> None:
+    ((_, rows),) = made("gray_scott").traced
+    _, d, env = drawn(made("gray_scott"), rows)
+    u, v = d["u."], d["v."]
+    wanted = d["u.t"] - 1e-5 * (d["u.xx"] + d["u.yy"]) - 0.04 * (1 - u) + u * v**2
+    assert torch.allclose(value(rows[0], env), wanted, rtol=1e-13)
+    wanted = d["v.t"] - 5e-6 * (d["v.xx"] + d["v.yy"]) + 0.1 * v - u * v**2
+    assert torch.allclose(value(rows[1], env), wanted, rtol=1e-13)
+    for sign, (c, es) in zip((1, -1), made("gray_scott").required):
+        x, named, env = drawn(made("gray_scott"), es)
+        spot = torch.exp(-80 * ((x[:, 0] + sign * 0.05) ** 2 + (x[:, 1] + sign * 0.02) ** 2))
+        start = named[f"{c.unknown}."] - value(es[0], env)
+        assert torch.allclose(start, 1 - spot if sign == 1 else spot, rtol=1e-12, atol=1e-15)
+    ((_, rows),) = made("cavity").traced
+    _, d, env = drawn(made("cavity"), rows)
+    u, v = d["u."], d["v."]
+    wanted = [
+        u * d["u.x"] + v * d["u.y"] + d["p.x"] - (d["u.xx"] + d["u.yy"]) / 100,
+        u * d["v.x"] + v * d["v.y"] + d["p.y"] - (d["v.xx"] + d["v.yy"]) / 100,
+        d["u.x"] + d["v.y"],
+    ]
+    for e, w in zip(rows, wanted, strict=True):
+        assert torch.allclose(value(e, env), w, rtol=1e-12, atol=1e-14)
+    lid = [(c.on, c.unknown, c.value) for c in made("cavity").conditions if c.kind == "dirichlet"]
+    assert lid == [("top", "u", 1.0), (("left", "right", "bottom"), "u", 0.0), ("boundary", "v", 0.0)]
 
 
 # ---- truths against other programs -------------------------------------------------------------------------------
@@ -350,15 +401,15 @@ def test_a_model_of_every_problem_can_be_built_and_meets_its_hard_conditions(nam
     model = ansatz(problem, width=4, depth=1)
     for condition, rows in problem.required:
         if condition in model.hard.met and condition.kind in ("dirichlet", "initial") and condition.order == 0:
-            x = torch.cat([problem.domain.boundary(p, 20, torch.Generator().manual_seed(1)).x for p in condition.pieces])
-            leaf = _leaves(rows)[0]
-            from odenet.pde.expressions import key, value
-
+            x = torch.cat(
+                [problem.domain.boundary(p, 20, torch.Generator().manual_seed(1)).x for p in condition.pieces]
+            )
+            leaf = leaves(rows)[0]
             env = dict(zip(problem.frame.coordinates, x.unbind(1)))
             env[key(leaf)] = model(x)[:, problem.unknowns.index(leaf.unknown)].detach()
             assert float(value(rows[0], env).abs().max()) < 1e-12, repr(condition)
     inner = problem.domain.sample(5, torch.Generator().manual_seed(0), "uniform")
-    needed = jets.closed([leaf.index for _, es in problem.traced for leaf in _leaves(es)])
+    needed = jets.closed([leaf.index for _, es in problem.traced for leaf in leaves(es)])
     with torch.no_grad():
         parts = model.channels(model.prepared(inner, needed))
     assert torch.isfinite(parts).all()
@@ -399,6 +450,22 @@ def test_measurements_of_an_inverse_problem_are_the_truth_at_their_places() -> N
     truth = problem.truth(condition.points)
     assert truth is not None
     assert torch.equal(condition.columns[0][1], truth[:, 0])
+
+
+def test_velocities_alone_tell_inertia_and_viscosity() -> None:
+    problem = made("navier_stokes_inverse")
+    ((_, (first, second, _)),) = problem.traced
+    curl = first.d("y") - second.d("x")  # what no pressure can take up
+    x = problem.domain.sample(60, torch.Generator().manual_seed(5), "uniform")
+    env = at_the_truth(problem, (curl,), x)
+
+    def left(a: float, b: float) -> Tensor:
+        return value(curl, env | {"a": a, "b": b})
+
+    assert float(left(1.0, 0.01).abs().max()) < 1e-13
+    by_inertia, by_viscosity = left(1.1, 0.01), left(1.0, 0.11)
+    assert float(by_inertia.norm()) > 0.3 and float(by_viscosity.norm()) > 0.3
+    assert abs(float(torch.cosine_similarity(by_inertia, by_viscosity, 0))) < 0.5
 
 
 def wake_file(folder: Path, **changes: Any) -> Path:

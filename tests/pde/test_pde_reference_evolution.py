@@ -12,6 +12,7 @@ from pde_reference_oracles import chebyshev, derivative, distance, lines, on_gri
 from scipy.linalg import expm
 
 from odenet.pde import reference
+from odenet.pde.reference.splitting import split
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -162,6 +163,14 @@ def test_schrodinger_on_a_long_circle_is_the_soliton_of_second_order() -> None:
     below = torch.cosh(4 * s) + 4 * torch.cosh(2 * s) + 3 * torch.cos(4 * t)
     exact = 4 * torch.exp(0.5j * t) * (torch.cosh(3 * s) + 3 * torch.exp(4j * t) * torch.cosh(s)) / below
     assert distance(ours(x).numpy(), torch.view_as_real(exact).numpy()) < 2 / math.cosh(12.0)
+
+
+def test_splitting_for_schrodinger_is_of_order_six() -> None:
+    n, half = 128, 12.0
+    x, k = half * (2 * np.arange(n) / n - 1), math.pi / half * np.fft.fftfreq(n, 1 / n)
+    runs = [split(2 / np.cosh(x), k, np.array([0.5]), h)[0] for h in (0.5 / 40, 0.5 / 80, 0.5 / 400)]
+    coarse, fine = (np.abs(run - runs[2]).max() for run in runs[:2])
+    assert math.log2(coarse / fine) == pytest.approx(6, abs=0.4)
 
 
 @pytest.mark.slow

@@ -169,6 +169,7 @@ def test_memory_does_not_grow_with_points() -> None:
         "import resource, sys, torch; torch.set_num_threads(1)\n"
         "from odenet import pde\n"
         "words = {'points': int(sys.argv[1]), 'width': 20, 'steps': 2, 'seconds': 600, 'track': False}\n"
+        "words['options'] = {'held': 0}\n"
         "pde.solve('burgers', method='gauss_newton', **words)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
@@ -223,3 +224,25 @@ def test_every_method_says_when_to_choose_it() -> None:
 
 def test_a_residual_is_least_squares_for_the_optimisers() -> None:
     assert isinstance(system_of(poisson()), LeastSquares)
+
+
+@pytest.mark.slow
+def test_the_stated_deviation_is_that_of_repeated_measurements() -> None:
+    x = torch.rand(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 0.5])
+    clean = torch.exp(-0.1 * math.pi**2 * x[:, 1]) * torch.sin(math.pi * x[:, 0])
+    found, stated = [], []
+    for seed in range(24):
+        noise = 0.01 * torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(100 + seed))
+        problem = pde.Problem(
+            pde.Interval(0, 1) * pde.Time(0, 0.5),
+            lambda u, k: u.t - k * u.xx,
+            [pde.initial(lambda x: torch.sin(math.pi * x)), pde.dirichlet(0.0), pde.data(x, clean + noise)],
+            parameters={"k": 0.2},
+        )
+        sol = pde.solve(problem, method="gauss_newton", seconds=60, steps=15, width=8, depth=2, points=200, track=False)
+        assert sol.covariance is not None
+        found.append(sol.parameters["k"])
+        stated.append(float(sol.covariance[0, 0]) ** 0.5)
+    scatter = float(torch.tensor(found).std())
+    assert 0.6 < scatter / float(torch.tensor(stated).median()) < 1.6  # 24 draws know a deviation to 15 %
+    assert abs(float(torch.tensor(found).mean()) - 0.1) < 3 * scatter / 24**0.5

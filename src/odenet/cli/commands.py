@@ -109,35 +109,48 @@ def stability(run: Path | None = None, /, *, suite: Suite = Suite()) -> int:  # 
 
 
 def bench(
-    what: Literal["solvers"],
+    what: Literal["solvers", "pde"],
     /,
     *,
-    problems: tuple[str, ...] = ("hires",),
-    methods: tuple[str, ...] = ("dopri5", "radau_iia5", "bdf", "rodas4"),
+    problems: tuple[str, ...] = (),
+    methods: tuple[str, ...] = (),
     tolerances: tuple[float, ...] = (1e-3, 1e-5, 1e-7, 1e-9),
     steps: tuple[int, ...] = (100, 400, 1600, 6400),
     repeats: int = 3,
     seconds: float = 20.0,
+    seeds: int = 3,
+    share: float = 1.0,
     name: str = "",
     out: Path = Path("runs"),
 ) -> int:
-    """Work-precision diagrams: error at the last time against evaluations of f and against seconds.
+    """Errors of ODE solvers against their work, or of PDE methods at the budgets of the table.
 
     Args:
-        what: solvers.
-        problems: Names that odenet list problems prints, or package.module:Object, an InitialValueProblem.
-        methods: Integrators, and solvers of other libraries such as torchdiffeq:dopri5 or scipy:Radau.
+        what: solvers: work-precision diagrams of one or more problems. pde: the table of PDE problems and targets.
+        problems: Names that odenet list problems (hires if none are given) or list pdes prints (all of the table), or
+            package.module:Object, an InitialValueProblem.
+        methods: Integrators and solvers of other libraries such as torchdiffeq:dopri5 or scipy:Radau; of the table
+            random_features and trained.
         tolerances: For methods that control their error.
         steps: Numbers of equal steps, for the other methods.
         repeats: Runs of each; the median of their seconds counts.
         seconds: The most that one run may take.
-        name: Name of the run folder; none given: solvers and the time.
+        seeds: Of the table: solves of each task.
+        share: Of the table's budgets, to see a part of the work.
+        name: Name of the run folder; none given: what is measured and the time.
         out: Folder of runs.
     """
+    if what == "pde":
+        from ..experiment.bench_pde import bench_pde
+
+        done = bench_pde(problems, methods, seeds=seeds, share=share, name=name, out=out)
+        print(in_letters_of(done.text))
+        return 130 if done.stopped else 0
     from ..experiment.bench import bench_solvers
     from ..fields.testset import IVPS
 
-    asked = [p if p in IVPS or ":" not in p else imported(p) for p in problems]
+    asked = [p if p in IVPS or ":" not in p else imported(p) for p in problems or ("hires",)]
+    methods = methods or ("dopri5", "radau_iia5", "bdf", "rodas4")
     ended = bench_solvers(asked, methods, tolerances, steps, repeats=repeats, seconds=seconds, name=name, out=out)
     print(in_letters_of(ended.text))
     return 130 if ended.stopped else 0

@@ -127,9 +127,14 @@ def _expand(x: Jet, *given: Any) -> Jet:
     return _view(x, x.parts.expand(-1, *shape))
 
 
-@_for("expand_as", "view_as", "reshape_as")
-def _as_other(x: Jet, other: Tensor) -> Jet:
+@_for("expand_as")
+def _expand_as(x: Jet, other: Tensor) -> Jet:
     return _expand(x, *other.shape)
+
+
+@_for("view_as", "reshape_as")
+def _reshape_as(x: Jet, other: Tensor) -> Jet:
+    return _reshape(x, *other.shape)
 
 
 @_for("narrow")

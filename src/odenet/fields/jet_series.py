@@ -197,7 +197,7 @@ def _paired(g: Tensor, z: Tensor) -> Tensor:
 def _again(f: Callable[..., Tensor], inputs: tuple[Tensor, ...], g: Tensor) -> list[Tensor | None]:
     """The gradient through the plain operations of f, itself differentiable."""
     with torch.enable_grad():
-        own = [x if x.requires_grad else x.detach() for x in inputs]
+        own = [x.view_as(x) if x.requires_grad else x.detach() for x in inputs]  # one may be a function of another
         wanted = [x for x in own if x.requires_grad]
         found = iter(torch.autograd.grad(f(*own), wanted, g, create_graph=True, allow_unused=True))
         return [next(found) if x.requires_grad else None for x in own]

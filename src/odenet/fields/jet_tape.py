@@ -76,7 +76,7 @@ class Tape:
 
         One reverse pass for a column of r, whose row n depends on sample n of the jets only. A parameter that meets r
         without a jet is not seen: write it as `tape.spread(parameter, N)`, or use `jacobian_by_vmap`.
-        check: compare the sum of the rows with the gradient of r.sum(0), and raise Incompatible where they differ.
+        check: compare v^T J with the gradient of v^T r for one v, and raise Incompatible where they differ.
         out: (N, R, P) to be written; else a new tensor in which samples are neighbours in memory (J.mT is contiguous
         for R = 1), which is what `J.mT @ J` and the next call with out=J take fastest.
         Raises Incompatible for a weight that acted by an operation without a rule, and for jets of other points.
@@ -185,7 +185,7 @@ def _add_to(target: Tensor, group: Group, fresh: bool) -> None:
 
 def _samples_last(blocks: Iterable[Any]) -> list[Tensor]:
     """Blocks (C, N, ..., W) as a list of (W, N), one for each channel and position."""
-    return [row for block in blocks for row in block.movedim(1, -1).movedim(-2, 1 - block.dim()).flatten(0, -3)]
+    return [row for block in blocks for row in block.movedim(1, -1).flatten(0, -3)]
 
 
 NEIGHBOURS = 2**16  # entries that stay in a core's cache while they are summed up
@@ -238,10 +238,11 @@ def _reduced(g: Tensor, w: Tensor) -> Tensor:
 
 
 def _compare(J: Tensor, r: Tensor, parameters: Sequence[Tensor]) -> None:
+    v = torch.arange(1, len(r) + 1, dtype=r.dtype, device=r.device).cos()  # unequal: rows that share samples differ
     for k in range(r.shape[1]):
-        found = torch.autograd.grad(r[:, k].sum(), parameters, retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(r[:, k] @ v, parameters, retain_graph=True, allow_unused=True)
         whole = torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in zip(parameters, found)])
-        gap = (J[:, k].sum(0) - whole).abs()
+        gap = (v @ J[:, k] - whole).abs()
         scale = J[:, k].abs().sum(0).amax() + whole.abs().amax()
         if not bool((gap <= 1e3 * torch.finfo(J.dtype).eps * scale).all()):
             where = _named(int(gap.argmax()), parameters)
@@ -279,4 +280,4 @@ def _batched(outputs: Sequence[Tensor], cotangents: Sequence[Tensor], inputs: Se
         found = torch.autograd.grad(outputs, inputs, g, retain_graph=True, allow_unused=True)
         return tuple(torch.zeros_like(p) if x is None else x for p, x in zip(inputs, found))
 
-    return [x.flatten(1).mT for x in torch.func.vmap(pull)(*(g.mT.contiguous() for g in cotangents))]
+    return [x.reshape(len(x), -1).mT for x in torch.func.vmap(pull)(*(g.mT.contiguous() for g in cotangents))]

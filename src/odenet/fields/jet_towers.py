@@ -57,12 +57,14 @@ def _under(start: Coefficients, inner: Coefficients, outer: Coefficients, n: int
 
 
 def tanh(x: Tensor, n: int) -> Derivatives:
+    """tanh x: with s' = 1 - s^2 all others are polynomials in s and s'."""
     t = torch.tanh(x)
     s1 = 1.0 - t * t
     return [t, *_riccati(s1, -2.0 * t, 2.0, n)]
 
 
 def sigmoid(x: Tensor, n: int) -> Derivatives:
+    """1 / (1 + e^-x): s' = s (1 - s)."""
     return _sigmoid(torch.sigmoid(x), n)
 
 
@@ -88,6 +90,7 @@ def _riccati(s1: Tensor, slope: Tensor, b: float, n: int, c: float = 4.0) -> Der
 
 
 def softplus(x: Tensor, n: int, beta: float = 1.0, threshold: float = 20.0) -> Derivatives:
+    """log(1 + e^(beta x)) / beta; linear above `threshold`, as torch has it."""
     s0 = F.softplus(x, beta, threshold)
     if not n:
         return [s0]
@@ -97,11 +100,13 @@ def softplus(x: Tensor, n: int, beta: float = 1.0, threshold: float = 20.0) -> D
 
 
 def silu(x: Tensor, n: int) -> Derivatives:
+    """x sigmoid(x)."""
     g = sigmoid(x, n)
     return [F.silu(x), *(torch.addcmul(k * g[k - 1], x, g[k]) for k in range(1, n + 1))]
 
 
 def gelu(x: Tensor, n: int) -> Derivatives:
+    """x Phi(x), Phi the normal distribution function."""
     s0 = F.gelu(x)
     if not n:
         return [s0]
@@ -112,6 +117,7 @@ def gelu(x: Tensor, n: int) -> Derivatives:
 
 
 def erf(x: Tensor, n: int) -> Derivatives:
+    """erf x: Hermite polynomials times its density."""
     if not n:
         return [torch.erf(x)]
     density = torch.exp(-x * x) * (2.0 / math.sqrt(math.pi))
@@ -119,14 +125,17 @@ def erf(x: Tensor, n: int) -> Derivatives:
 
 
 def erfc(x: Tensor, n: int) -> Derivatives:
+    """1 - erf x."""
     return [torch.erfc(x), *(-s for s in erf(x, n)[1:])]
 
 
 def sin(x: Tensor, n: int) -> Derivatives:
+    """sin x."""
     return _turn(x, n, 0)
 
 
 def cos(x: Tensor, n: int) -> Derivatives:
+    """cos x."""
     return _turn(x, n, 1)
 
 
@@ -137,18 +146,22 @@ def _turn(x: Tensor, n: int, start: int) -> Derivatives:
 
 
 def exp(x: Tensor, n: int) -> Derivatives:
+    """e^x."""
     return [torch.exp(x)] * (n + 1)
 
 
 def expm1(x: Tensor, n: int) -> Derivatives:
+    """e^x - 1."""
     return [torch.expm1(x), *[torch.exp(x)] * n]
 
 
 def sinh(x: Tensor, n: int) -> Derivatives:
+    """sinh x."""
     return [(torch.sinh, torch.cosh)[k % 2](x) for k in range(n + 1)]
 
 
 def cosh(x: Tensor, n: int) -> Derivatives:
+    """cosh x."""
     return [(torch.cosh, torch.sinh)[k % 2](x) for k in range(n + 1)]
 
 
@@ -182,14 +195,17 @@ def power(x: Tensor, n: int, p: float = 2.0) -> Derivatives:
 
 
 def sqrt(x: Tensor, n: int) -> Derivatives:
+    """x^(1/2)."""
     return _root(torch.sqrt(x), 0.5, x, n)
 
 
 def rsqrt(x: Tensor, n: int) -> Derivatives:
+    """x^(-1/2)."""
     return _root(torch.rsqrt(x), -0.5, x, n)
 
 
 def reciprocal(x: Tensor, n: int) -> Derivatives:
+    """1 / x."""
     return _root(torch.reciprocal(x), -1.0, x, n)
 
 
@@ -201,11 +217,13 @@ def _root(value: Tensor, p: float, x: Tensor, n: int) -> Derivatives:
 
 
 def asinh(x: Tensor, n: int) -> Derivatives:
+    """asinh x: s' = (1 + x^2)^(-1/2)."""
     w = 1.0 / (1.0 + x * x)
     return [torch.asinh(x), *_rational(torch.sqrt(w), w, (0.0, -1.0), x, n)]
 
 
 def atan(x: Tensor, n: int) -> Derivatives:
+    """atan x: s' = 1 / (1 + x^2)."""
     w = 1.0 / (1.0 + x * x)
     return [torch.atan(x), *_rational(w, w, (0.0, -2.0), x, n)]
 
@@ -281,7 +299,7 @@ SMOOTH: dict[str, Tower] = {
     "abs": absolute,
     **{
         name: partial(by_autograd, getattr(torch, name))
-        for name in ("tan", "asin", "acos", "acosh", "atanh", "lgamma", "digamma", "erfinv", "logit", "sinc", "exp2")
+        for name in ("tan", "asin", "acos", "acosh", "atanh", "erfinv", "logit", "sinc", "exp2")
     },
 }
 KINKED = ("relu", "leaky_relu", "elu", "selu", "celu", "hardtanh", "relu6", "hardswish", "hardsigmoid", "softsign")

@@ -13,6 +13,7 @@ carries them: torch's layers and activations, gates, and flows with their integr
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -80,7 +81,7 @@ def lift(x: Tensor, channels: Iterable[Sequence[int]]) -> Jet:
     for row, index in enumerate(own):
         if sum(index) == 1:
             parts[row, :, index.index(1)] = 1.0
-    return Jet(parts, own)
+    return Jet(parts, own, fresh=False)
 
 
 def through(module: Callable[[Tensor], Tensor], x: Tensor, channels: Iterable[Sequence[int]]) -> Tensor:
@@ -147,7 +148,9 @@ def _tree(u: Tensor, x: Tensor, channels: Channels) -> dict[Index, Tensor]:
 
 
 def _by_jvp(module: Callable[[Tensor], Tensor], x: Tensor, wanted: list[Index]) -> Tensor:
-    return torch.stack([_directional(module, x, index)(x) for index in wanted])
+    with warnings.catch_warnings():  # torch compiles its own rules at the first nested derivative, and says so
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
+        return torch.stack([_directional(module, x, index)(x) for index in wanted])
 
 
 def _directional(f: Callable[[Tensor], Tensor], x: Tensor, index: Index) -> Callable[[Tensor], Tensor]:

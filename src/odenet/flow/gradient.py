@@ -57,6 +57,16 @@ class Autograd(Gradient):
         return torch.stack(states) if save else states[-1]
 
 
+def of_jets(march: March) -> Gradient:
+    """The method under which a march carries derivative channels. Raises Incompatible for implicit integrators."""
+    if march.integrator.implicit:
+        raise Incompatible(
+            f"{march.integrator.name!r} is implicit, and its iterations carry no derivative channels; use an explicit "
+            "integrator such as 'rk4' or 'verlet', or jets.jet(..., backend='autograd')."
+        )
+    return Autograd()
+
+
 class Checkpoint(Gradient):
     """Only states are kept, at every knot or every few accepted steps, and each piece is recomputed when its gradient
     is needed: memory O(steps * state) instead of O(graph). Solutions of implicit stages are kept too (by "checkpoint"

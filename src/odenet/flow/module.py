@@ -305,7 +305,7 @@ class Flow(nn.Module):
     def _run(self, y: State, save: bool, seed: int | None, controls: dict[str, Tensor]) -> tuple[State, Record]:
         y = self.lift(memory.admitted(self.field, y))
         record, march = Record(), self._seeded(y, seed)
-        how = gradients.Autograd() if isinstance(y, jets.Jet) else self.gradient
+        how = gradients.of_jets(march) if isinstance(y, jets.Jet) else self.gradient
         out = how(march, y, self.theta(y, **controls), save=save, record=record)
         memory.refuse_failed(self, record)
         return out, record

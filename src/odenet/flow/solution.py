@@ -103,6 +103,13 @@ class Solution:
         """Whether the last time was reached with the error controlled."""
         return self.status == "success" or (isinstance(self.status, list) and set(self.status) == {"success"})
 
+    @property
+    def nodes(self) -> tuple[list[float], list[Tensor]]:
+        """Times and states of all steps, the start among them. Raises BadInput where they were not kept."""
+        if not isinstance(self._dense, Dense):
+            raise BadInput("this solve kept no nodes of its steps; ask for the times in t instead.")
+        return self._dense.times, self._dense.states
+
     def __call__(self, t: float | Sequence[float] | Tensor) -> Any:
         """Dense output at a time, or at several on a new first axis: a Runge-Kutta method's own polynomial, else the
         cubic Hermite interpolant of the steps, of stochastic solves the straight line between them. Differentiable, in

@@ -68,12 +68,12 @@ class Adam(Optimiser):
 
 @dataclass(frozen=True, kw_only=True)
 class SOAP(Optimiser):
-    """Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, arXiv:2409.11321, algorithm 3).
+    """Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, arXiv:2409.11321).
 
     shapes:    shapes of the parameters in the order of theta: matrices are preconditioned from both sides, the rest
                (and everything where no shapes are given) is plain Adam. A tensor of more dimensions is flattened after
                the first.
-    frequency: steps between two renewals of the bases, each one power iteration and a QR (algorithm 4)
+    frequency: steps between two renewals of the bases, each one power iteration and a QR
     Choose it where Adam is slow and the loss too noisy or the net too large for second-order steps. The bases begin as
     the eigenvectors for the first gradient.
     """

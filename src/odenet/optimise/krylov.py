@@ -16,8 +16,8 @@ Apply = Callable[[Tensor], Tensor]
 class Krylov(Local):
     """Conjugate gradients on (A + damping) q = -D^(-1/2) J^T r, A = D^(-1/2) J^T J D^(-1/2), p = D^(-1/2) q.
 
-    preconditioner: "nystrom" (a randomised sketch of `rank` columns: Frangella, Tropp & Udell 2023, algorithms 2.1 and
-                    5.1), "diagonal" or "none"
+    preconditioner: "nystrom" (a randomised sketch of `rank` columns: Frangella, Tropp & Udell, SIAM J. Matrix Anal.
+                    Appl. 2023), "diagonal" or "none"
     held:           bytes of J kept between products; beyond that blocks are made anew for every product, unless the
                     problem has `matvec` and `rmatvec`
     """

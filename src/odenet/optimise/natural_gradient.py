@@ -24,7 +24,7 @@ class EnergyNaturalGradient(Optimiser):
     grid:     step lengths tried, all of them in every step
     Choose it to compare with published energy natural gradients; gauss_newton needs fewer evaluations. For a residual
     that is linear in the solution J^T J is the energy's Gram matrix. Müller & Zeinhofer, Achieving high accuracy with
-    PINNs via energy natural gradients, ICML 2023 (arXiv:2302.13163), algorithm 1.
+    PINNs via energy natural gradients, ICML 2023 (arXiv:2302.13163).
     """
 
     damping: float | str = "loss"

@@ -30,8 +30,8 @@ def bfgs_factors(b: float, h: float, size: int) -> tuple[float, float]:
 def ssbfgs_factors(b: float, h: float, size: int) -> tuple[float, float]:
     """(tau, theta) of self-scaled BFGS: tau = min(1, 1 / b), theta = 0.
 
-    Al-Baali's restriction of Oren and Luenberger's factor; Urbán, Stefanou & Pons, J. Comput. Phys. 523 (2025) 113656,
-    equation 11.
+    Al-Baali's restriction of Oren and Luenberger's factor; Urbán, Stefanou & Pons, J. Comput. Phys. 113656,
+    doi:10.1016/j.jcp.2024.113656, equation 11.
     """
     return min(1.0, 1 / b), 0.0
 
@@ -42,7 +42,8 @@ def ssbroyden_factors(b: float, h: float, size: int) -> tuple[float, float]:
     rho- = min(1, h (1 - sqrt(a / (1 + a)))),   theta = max((rho- - 1) / a, min(1 / rho-, (1 - b) / b)),
     sigma = 1 + a theta,   rho = min(1, 1 / b),
     tau = rho min(sigma^(1 / (1 - P)), 1 / theta) where theta > 0, else min(rho sigma^(1 / (1 - P)), sigma).
-    Urbán, Stefanou & Pons, J. Comput. Phys. 523 (2025) 113656, equations 13-23, after Al-Baali.
+    Urbán, Stefanou & Pons, J. Comput. Phys. 113656, doi:10.1016/j.jcp.2024.113656, equations 13-23, after
+    Al-Baali.
     """
     a = max(b * h - 1, 0.0)  # not negative, by Cauchy and Schwarz
     low = min(1.0, h * (1 - math.sqrt(a / (1 + a))))

@@ -15,7 +15,7 @@ from .distance import conjunction, disjunction, equivalence
 from .domain import ROUNDING, Domain, Predicate
 from .sampling import get
 
-NUDGE = 1e-8  # of the size: how far to either side of a boundary point one looks
+NUDGE = 1e-11  # of the size: how far to either side of a boundary point one looks
 WORDS = {"|": "union", "-": "difference", "&": "intersection"}
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,7 +19,10 @@ from ..errors import BadInput
 from ..fields import jets
 from .conditions import Condition, number
 from .expressions import PARAMETER, Expression, constant, is_constant, used, value
+from .lifting import interpolated
 from .statement import Problem
+from .trunks import mlp as mlp
+from .trunks import trunk
 
 Index = tuple[int, ...]
 Map = Callable[[Tensor], Tensor]
@@ -121,6 +123,8 @@ def _lifted(problem: Problem, values: Sequence[Condition]) -> Any:
         return constant(problem.frame, 0.0)
     if all(repr(p) == repr(parts[0]) for p in parts):
         return parts[0]
+    if (smooth := interpolated(problem, values)) is not None:
+        return smooth
     away = [_distance(problem, c.pieces) for c in values]
     weights = [_product([d for j, d in enumerate(away) if j != i]) for i in range(len(parts))]
     total = weights[0]
@@ -228,36 +232,6 @@ class Ansatz(nn.Module):
         return self.joined(self.trunk(features), lift, factor).parts  # type: ignore[attr-defined, no-any-return]
 
 
-class Sine(nn.Module):
-    """sin(x)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(x)
-
-
-def activation(name: str) -> nn.Module:
-    """A smooth activation by name. Raises BadInput."""
-    known: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "sin": Sine, "gelu": nn.GELU, "softplus": nn.Softplus}
-    if name not in known:
-        raise BadInput(f"no smooth activation is called {name!r} here; there are: {', '.join(sorted(known))}.")
-    return known[name]()
-
-
-def mlp(dim_in: int, dim_out: int, width: int = 24, depth: int = 3, act: str = "tanh", seed: int = 0) -> nn.Sequential:
-    """dim_in -> width x depth -> dim_out in float64: Glorot-uniform, first biases over [-1, 1]."""
-    g = torch.Generator().manual_seed(seed)
-    sizes = [dim_in, *[width] * depth, dim_out]
-    layers: list[nn.Module] = []
-    for a, b in pairwise(sizes):
-        layer = nn.Linear(a, b, dtype=torch.float64)
-        bound = math.sqrt(6 / (a + b))
-        with torch.no_grad():
-            layer.weight.uniform_(-bound, bound, generator=g)
-            layer.bias.uniform_(-1.0, 1.0, generator=g) if not layers else layer.bias.zero_()
-        layers += [layer, activation(act)]
-    return nn.Sequential(*layers[:-1])
-
-
 def ansatz(
     problem: Problem,
     model: nn.Module | None = None,
@@ -265,12 +239,14 @@ def ansatz(
     width: int = 24,
     depth: int = 3,
     activation: str = "tanh",
+    net: str = "mlp",
+    net_options: Mapping[str, Any] | None = None,
     harmonics: int = 1,
     maps: Mapping[str, Map] | None = None,
     wanted: bool | None = None,
     seed: int = 0,
 ) -> Ansatz:
-    """The model of a problem: `model` or an MLP behind the problem's features and hard conditions."""
+    """The model of a problem: `model` or the trunk `net` behind the problem's features and hard conditions."""
     chosen = hard(problem, wanted)
     names = problem.frame.coordinates
     features = Features(
@@ -278,5 +254,6 @@ def ansatz(
         {names.index(a): harmonics for a in chosen.periodic},
         {names.index(a): f for a, f in (maps or {}).items()},
     )
-    trunk = model or mlp(features.size, len(problem.unknowns), width, depth, activation, seed)
-    return Ansatz(problem, trunk.double(), chosen, features)
+    words = {"width": width, "depth": depth, "act": activation, "seed": seed, **(net_options or {})}
+    inner = model or trunk(net, features.size, len(problem.unknowns), **words)
+    return Ansatz(problem, inner.double(), chosen, features)

@@ -44,7 +44,7 @@ class Chart:
     rule:     n -> Points of a quadrature rule with about n points; None: the Gauss rule of the cube
     keep:     (x, normal) -> bool (n,): only these points belong to the set; None: all
     share:    the part of the cube that is kept
-    scattered: no tensor grids (the map is singular in the middle): Sobol points instead
+    scattered: no tensor grids (the map has no use for them): Sobol points instead
     """
 
     k: int
@@ -113,10 +113,10 @@ def draw(chart: Chart, n: int, design: Design, generator: torch.Generator) -> Po
     """n points of one chart (about n for tensor designs, one for a chart that is a point)."""
     if chart.k == 0:
         return _even(*chart.place(torch.zeros(1, 0, dtype=REAL)), chart.measure)
-    if chart.scattered and not design.exact:
-        design = sampling.get("sobol")
     if design.name == "gauss" and chart.keep is None:
         return integrate(chart, n)
+    if chart.scattered and not design.exact:
+        design = sampling.get("sobol")
     if chart.keep is not None:
         return (_rejected if design.exact else _tensor_kept)(chart, n, design, generator)
     u, w = design.draw(n, chart.k, generator)
@@ -227,7 +227,7 @@ def restricted(chart: Chart, keep: Keep) -> list[Chart]:
 
     The measure of what is kept of a surface or a volume is the kept share of 2^14 Sobol points.
     """
-    if chart.k == 1 and chart.keep is None:
+    if chart.k == 1 and chart.keep is None and not chart.scattered:
         stretches = _changes(chart, keep)
         return [chart] if stretches == [(0.0, 1.0)] else [_stretch(chart, a, b) for a, b in stretches]
     u = torch.zeros(1, 0, dtype=REAL)

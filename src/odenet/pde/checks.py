@@ -135,7 +135,7 @@ def _boundary(problem: Problem) -> None:
 
 def _closed(problem: Problem, piece: str, axes: set[int]) -> bool:
     """Whether a piece is an end of a periodic axis, or of an axis along which there are no second derivatives."""
-    x = _points_on(problem, piece)
+    x = points_on(problem, piece)
     flat = [i for i in range(problem.dim) if float(x[:, i].max() - x[:, i].min()) < 1e-12]
     return any(i not in axes or _periodic(problem, problem.frame.coordinates[i]) for i in flat)
 
@@ -160,7 +160,8 @@ def _parameters(problem: Problem) -> None:
         )
 
 
-def _points_on(problem: Problem, piece: str) -> Tensor:
+def points_on(problem: Problem, piece: str) -> Tensor:
+    """Some points (n, d) of a piece."""
     x: Tensor = problem.domain.boundary(piece, DRAWS, torch.Generator().manual_seed(0), "uniform").x
     return x
 
@@ -177,7 +178,7 @@ def _finite(problem: Problem) -> None:
     inner = problem.domain.sample(DRAWS, torch.Generator().manual_seed(0), "uniform")
     groups = [("the residual", inner, es) for _, es in problem.traced]
     for c, es in problem.required:
-        x = c.points if c.points is not None else _points_on(problem, c.pieces[0]) if c.pieces else inner
+        x = c.points if c.points is not None else points_on(problem, c.pieces[0]) if c.pieces else inner
         groups.append((f"the condition {c!r}", x, es))
     for what, x, es in groups:
         for e in es:
@@ -217,11 +218,11 @@ def _meeting(problem: Problem, a: Condition, b: Condition) -> Iterable[Tensor]:
     whole = {p for p in problem.domain.pieces if p not in ("initial", "final")}
     first, second = (whole if "boundary" in c.pieces else {*c.pieces} for c in (a, b))
     for p in sorted(first & second):
-        yield _points_on(problem, p)
+        yield points_on(problem, p)
     for one, other in ((a, b), (b, a)):
         if one.kind == "initial" and other.kind == "dirichlet":
             for p in other.pieces:
-                x = _points_on(problem, p).clone()
+                x = points_on(problem, p).clone()
                 x[:, -1] = problem.domain.bounds[0, -1]
                 yield x
 
@@ -239,7 +240,7 @@ def _exact(problem: Problem) -> None:
         return
     for c, es in problem.required:
         if c.kind in ("dirichlet", "initial") and c.order == 0 and not problem.allow_jumps and not problem.parameters:
-            x = c.points if c.points is not None else torch.cat([_points_on(problem, p) for p in c.pieces])
+            x = c.points if c.points is not None else torch.cat([points_on(problem, p) for p in c.pieces])
             truth = problem.truth(x)
             assert truth is not None
             column = problem.unknowns.index(leaves(es)[0].unknown)
@@ -317,4 +318,4 @@ def is_linear(problem: Problem) -> bool:
     return True
 
 
-__all__ = ["check", "check_names", "is_linear"]
+__all__ = ["check", "check_names", "is_linear", "points_on"]

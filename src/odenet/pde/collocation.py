@@ -231,9 +231,20 @@ class Collocation(LeastSquares):
         """Other points."""
         self.whole = list(found)
         self.found = [part for b in found for part in b.split(CHUNK)]
-        counts = {b.name: len(b.x) for b in found}
-        self.factors = [math.sqrt(b.weight / (1 if b.measure is not None else counts[b.name])) for b in self.found]
         self.ready = [self.ansatz.prepared(b.points, b.channels) for b in self.found]
+        self.reweigh({})
+
+    def reweigh(self, weights: Mapping[str, Tensor]) -> None:
+        """Further weights of squared rows by block: () for all, or (n, R); blocks that are not named have 1."""
+        counts, seen = {b.name: len(b.x) for b in self.whole}, Counter[str]()
+        self.factors: list[float | Tensor] = []
+        for b in self.found:
+            plain = math.sqrt(b.weight / (1 if b.measure is not None else counts[b.name]))
+            own, start = weights.get(b.name), seen[b.name]
+            if own is not None and own.dim():
+                own = own[start : start + len(b.x)].flatten()
+            seen[b.name] += len(b.x)
+            self.factors.append(plain if own is None else plain * own.sqrt())
 
     @property
     def size(self) -> int:
@@ -268,26 +279,41 @@ class Collocation(LeastSquares):
 
     def by_block(self, theta: Tensor) -> dict[str, float]:
         """Mean squared rows by block, unweighted."""
-        parameters = self.put(theta)
-        sums: dict[str, float] = {}
+        return {name: float(r.square().mean(0).sum()) for name, r in self.whole_rows(theta).items()}
+
+    def whole_rows(self, theta: Tensor) -> dict[str, Tensor]:
+        """(n, R) by block: the rows themselves, without weights."""
+        parameters, rows = self.put(theta), dict[str, list[Tensor]]()
         with torch.no_grad():
             for i, b in enumerate(self.found):
-                part = float(self._rows(i, self._parts(i), parameters).square().sum())
-                sums[b.name] = sums.get(b.name, 0.0) + part / b.weight
-        return sums
+                r = b.residual(b.values(self._parts(i), self.problem.unknowns), parameters)
+                r = r if b.measure is None else (b.measure @ r - b.total)[None]
+                rows.setdefault(b.name, []).append(r)
+        return {name: torch.cat(r) for name, r in rows.items()}
 
     def pullback(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        rows, gradient = [], torch.zeros_like(theta)
+        for _, r, g in self._pulled(theta):
+            gradient += g
+            rows.append(r)
+        return torch.cat(rows), gradient
+
+    def gradients(self, theta: Tensor) -> dict[str, Tensor]:
+        """(P,) by block: the gradient of its part of the loss."""
+        found: dict[str, Tensor] = {}
+        for name, _, g in self._pulled(theta):
+            found[name] = found[name] + g if name in found else g
+        return found
+
+    def _pulled(self, theta: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
         parameters = self.put(theta)
         live = {n: v.clone().requires_grad_() for n, v in parameters.items()}
         inputs = [*self.weights, *live.values()]
-        rows, gradient = [], torch.zeros_like(theta)
-        for i in range(len(self.found)):
+        for i, b in enumerate(self.found):
             with torch.enable_grad():
                 r = self._rows(i, self._parts(i), live)
             found = torch.autograd.grad(r, inputs, grad_outputs=r.detach(), materialize_grads=True)
-            gradient += torch.cat([g.flatten() for g in found])
-            rows.append(r.detach())
-        return torch.cat(rows), gradient
+            yield b.name, r.detach(), torch.cat([g.flatten() for g in found])
 
     def blocks(self, theta: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         parameters = self.put(theta)
@@ -328,7 +354,9 @@ class Collocation(LeastSquares):
         J = torch.stack(jacobians, 1)  # (n, R, P)
         if b.measure is not None:
             J = torch.einsum("n,nrp->rp", b.measure, J)
-        return self._scaled(i, r), J.reshape(-1, self.size) * self.factors[i]
+        factor = self.factors[i]
+        by_row = factor[:, None] if isinstance(factor, Tensor) and factor.dim() else factor
+        return self._scaled(i, r), J.reshape(-1, self.size) * by_row
 
 
 def losses(problem: Problem, model: nn.Module, found: Sequence[Block]) -> dict[str, Tensor]:

@@ -26,17 +26,18 @@ def _table(x: Any, what: str) -> Tensor:
 
 
 def _listed(x: Tensor, normal: Tensor | None, measure: float) -> Chart:
-    """A chart that steps through given points in a scattered order: u in [0, 1] is a place in the list."""
+    """A chart that takes given points: n of them in equal steps of a scattered list, from a random start."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
 
     def place(u: Tensor) -> tuple[Tensor, Tensor | None]:
-        i = order[(u[:, 0] * len(x)).long().clamp(0, len(x) - 1)]
+        rank = u[:, 0].argsort().argsort()
+        i = order[((rank + u[0, 0]) * (len(x) / len(u))).long().clamp(0, len(x) - 1)]
         return x[i], None if normal is None else normal[i]
 
     def rule(n: int) -> Points:
         return Points(x, normal, torch.full((len(x),), measure / len(x), dtype=REAL))
 
-    return Chart(1, measure, place, rule)
+    return Chart(1, measure, place, rule, scattered=True)
 
 
 class PointCloud(Domain):

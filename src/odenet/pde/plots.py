@@ -101,7 +101,8 @@ def maps(sol: Solution) -> tuple[Figure, list[str], Any]:
     u, truth = sol.u(points), sol.problem.truth(points)
     panels = [(n, u[:, j], None) for j, n in enumerate(names)]
     if truth is not None:
-        panels += [(f"|{n} - truth|", (u - truth)[:, j].abs(), "error") for j, n in enumerate(names)]
+        stated = [j for j in range(len(names)) if not truth[:, j].isnan().all()]
+        panels += [(f"|{names[j]} - truth|", (u - truth)[:, j].abs(), "error") for j in stated]
     rows = 2 if truth is not None else 1
     figure = _figure(max(6.0, 5.2 * len(names)), 3.4 * rows + 0.4)
     for k, (label, values, kind) in enumerate(panels):

@@ -56,10 +56,10 @@ class Polygonal(Domain, ABC):
         area, size = _area(v), float((v.amax(0) - v.amin(0)).norm())
         if size == 0 or float((v - v.roll(-1, 0)).norm(dim=1).min()) < 1e-12 * size:
             raise BadInput(f"two vertices in a row are the same point in {rows}; leave one out.")
-        if abs(area) < 1e-12 * size**2:
-            raise BadInput(f"the domain is empty: the vertices {rows} enclose no area.")
         if pair := _crossing(v):
             raise BadInput(f"edges {pair[0]} and {pair[1]} of the polygon {rows} cross; give the vertices in order.")
+        if abs(area) < 1e-12 * size**2:
+            raise BadInput(f"the domain is empty: the vertices {rows} enclose no area.")
         super().__init__(axes(names, 2), v.amin(0).tolist(), v.amax(0).tolist())
         self.vertices, self._turn = v, 1.0 if area > 0 else -1.0
         step = v.roll(-1, 0) - v

@@ -99,7 +99,9 @@ class Round(Domain, ABC):
             return self._middle() + r * _directions(u[:, 1:], d), None
 
         k = d if d <= 3 else d + 1
-        return [Chart(k, self._surface() * self.radius / d, place, self._solid_rule if d <= 3 else None, scattered=d > 3)]
+        return [
+            Chart(k, self._surface() * self.radius / d, place, self._solid_rule if d <= 3 else None, scattered=d > 3)
+        ]
 
     def _faces(self) -> dict[str, list[Chart]]:
         d = self.dim
@@ -197,7 +199,7 @@ class Ellipse(Domain):
         self._matrix = torch.tensor([[a * c, a * s], [-b * s, b * c]], dtype=REAL)  # unit disk, rows -> ellipse
         m = 64 * math.ceil(max(a / b, b / a)) * 8
         waves = torch.fft.rfft(self._speed(2 * math.pi * torch.arange(m, dtype=REAL) / m)).real / m
-        count = int((waves.abs() > 1e-17 * waves[0]).nonzero().max()) + 1
+        count = int((waves.abs() > 1e-15 * waves[0]).nonzero().max()) + 1
         self._waves = waves[:count]
 
     def __repr__(self) -> str:

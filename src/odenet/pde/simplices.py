@@ -45,7 +45,7 @@ def simplices(corners: Tensor, normals: Tensor | None = None) -> Chart:
     def place(u: Tensor) -> tuple[Tensor, Tensor | None]:
         target = u[:, 0].contiguous() * total
         i = (torch.searchsorted(edges, target, right=True) - 1).clamp(0, len(size) - 1)
-        first = ((target - edges[i]) / size[i]).clamp(0.0, 1.0)
+        first = ((target - edges[i]) / size[i]).clamp(1e-9, 1 - 1e-9)
         s = torch.cat([first[:, None], u[:, 1:]], 1) ** (1.0 / torch.arange(k, 0, -1, dtype=REAL))
         x = (_barycentric(s)[:, :, None] * corners[i]).sum(1)
         return x, None if normals is None else normals[i]

@@ -135,14 +135,18 @@ def _whole(path: Path, write: Callable[[str], Any]) -> None:
 
 
 def relative_error(problem: Problem, u: Callable[[Tensor], Tensor], n: int = SCORED) -> float | None:
-    """|u - truth| / |truth| over n points of the domain (a Sobol set, weighted alike), all unknowns together."""
+    """|u - truth| / |truth| over n points of the domain (a Sobol set, weighted alike), all unknowns together.
+
+    An unknown whose truth is NaN throughout (a pressure that is not square integrable, say) is left out.
+    """
     x = problem.domain.sample(n if problem.dim <= 3 else n // 2, torch.Generator().manual_seed(12345), "sobol")
     truth = problem.truth(x)
     if truth is None:
         return None
     with torch.no_grad():
         gap = torch.cat([u(part) for part in x.split(4096)]) - truth
-    return float(gap.norm() / truth.norm())
+    stated = ~truth.isnan().all(0)
+    return float(gap[:, stated].norm() / truth[:, stated].norm())
 
 
 def held_out(

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import BadInput, Incompatible
+from .expressions import leaves
 from .methods import METHODS, Run, bsde, make
 from .methods.base import Progress
 from .semilinear import Semilinear
@@ -66,18 +67,29 @@ def solve(
     else:
         run = Run(seed=seed, folder=None if folder is None else Path(folder), **words)
     solution = maker.solve(problem, run)  # type: ignore[arg-type]
-    solution.settings = {**solution.settings, "options": dict(options)}
+    solution.method, solution.settings = method, {**solution.settings, "options": dict(options)}
     solution.message = " ".join(s for s in (why, solution.message) if s)
     return solution
 
 
-def chosen(problem: Problem | Semilinear, model: nn.Module | None) -> tuple[str, str]:
+def chosen(problem: Problem, model: nn.Module | None) -> tuple[str, str]:
     """The method that suits, and one sentence why."""
-    if isinstance(problem, Semilinear):
-        return "deep_bsde", "deep_bsde: the problem has too many dimensions for points in a domain."
-    if model is None and "random_features" in METHODS and make("random_features", {}).suits(problem) is None:
-        return "random_features", "random_features: the fastest to a small error where it applies."
-    return "gauss_newton", "gauss_newton: the most accurate way to train a net of this size."
+    for name in ("deep_bsde", "random_features") if model is None else ():
+        if name in METHODS and make(name, {}).suits(problem) is None:
+            return name, f"{name}: {METHODS.get(name).when}"  # type: ignore[attr-defined]
+    name = trained_method(problem)
+    return name, f"{name}: {METHODS.get(name).when}"  # type: ignore[attr-defined]
+
+
+def trained_method(problem: Problem) -> str:
+    """The method among those that train a net: windows in time where nothing damps what is carried on, else one net."""
+    if not problem.evolves or problem.inverse:
+        return "gauss_newton"
+    found = leaves([e for _, es in problem.traced for e in es])
+    damped = any(sum(leaf.index[:-1]) == 2 and leaf.index[-1] == 0 for leaf in found)
+    fourth = any(sum(leaf.index[:-1]) > 2 for leaf in found)
+    waves = any(k > 1 for k in problem.time_order.values()) or len(problem.unknowns) > 1
+    return "gauss_newton" if damped and not fourth and not waves else "time_marching"
 
 
 def load(folder: str | Path, problem: Problem | None = None, model: nn.Module | None = None) -> Solution:

@@ -16,6 +16,7 @@ from ..errors import BadInput, Incompatible
 from .checks import check, check_names
 from .conditions import Condition
 from .domain import Domain
+from .energies import check_energy, traced_energy
 from .expressions import Expression, Frame, leaves, used
 from .operators import called, trace
 
@@ -45,6 +46,7 @@ class Problem(ground.Problem):
     parameters:  start values of unknown coefficients by name
     exact:       closed form by coordinate names, one expression or a tuple of them, in torch functions
     reference:   function of points (N, d) -> (N, m), computed independently; called once it is needed
+    energy:      density whose integral the solution makes smallest, `lambda u, x: u.x**2 / 2 - f(x) * u`: "deep_ritz"
     allow_jumps: initial and boundary values may disagree where they meet
 
     Raises BadInput in one sentence for everything that can be seen without solving: unknown derivatives and names,
@@ -61,6 +63,7 @@ class Problem(ground.Problem):
         parameters: Mapping[str, float] | None = None,
         exact: Callable[..., Any] | None = None,
         reference: Callable[[Tensor], Tensor] | None = None,
+        energy: Callable[..., Any] | None = None,
         name: str = "",
         about: str = "",
         cite: str = "",
@@ -88,6 +91,9 @@ class Problem(ground.Problem):
             (c, tuple(c.build(self.frame))) for c in self._conditions()
         )
         check(self)
+        self.energy = None if energy is None else traced_energy(energy, self.frame)
+        if self.energy is not None:
+            check_energy(self)
 
     def _conditions(self) -> tuple[Condition, ...]:
         for c in self.conditions:

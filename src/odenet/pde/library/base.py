@@ -21,6 +21,8 @@ from torch import Tensor
 
 from ...errors import BadInput
 from ...registry import Registry
+from ..conditions import Condition, dirichlet
+from ..domain import Domain
 
 Maker = Callable[..., Any]  # returns a Problem, or in high dimensions a Semilinear
 Made = TypeVar("Made", bound=Maker)
@@ -57,6 +59,27 @@ def computed(name: str, **parameters: Any) -> Callable[[Tensor], Tensor]:
         return reference.get(name, **parameters)
 
     return lambda points: found()(points)
+
+
+def sides(
+    space: Domain, value: Callable[..., Any], unknown: str | None = None, hard: bool | None = None
+) -> list[Condition]:
+    """Values on a box, side by side: each a function of the coordinates along its side alone.
+
+    value: of all coordinates, in order. No formula then says what the solution is inside, where methods continue
+    boundary values to meet them by construction.
+    """
+    found = []
+    for i, piece in enumerate(space._faces()):
+        axis, end = divmod(i, 2)
+        found.append(
+            dirichlet(_held(value, axis, float(space.bounds[end, axis])), on=piece, unknown=unknown, hard=hard)
+        )
+    return found
+
+
+def _held(value: Callable[..., Any], axis: int, place: float) -> Callable[..., Any]:
+    return lambda *x: value(*(c * 0.0 + place if i == axis else c for i, c in enumerate(x)))
 
 
 def positive(**values: float) -> None:

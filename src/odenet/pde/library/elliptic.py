@@ -13,7 +13,7 @@ from ..domain import Box, Hypercube, Interval
 from ..operators import div, grad, laplacian
 from ..shapes import Disk, Polygon
 from ..statement import Problem
-from .base import computed, count, pde_problem, positive
+from .base import computed, count, pde_problem, positive, sides
 
 PI = math.pi
 DEEPXDE = "Lu, Meng, Mao & Karniadakis (2021), DeepXDE, SIAM Review 63, 208; examples of the package"
@@ -44,7 +44,7 @@ def poisson(dim: int = 2, kind: str | None = None) -> Problem:
     return Problem(
         Hypercube(dim),
         lambda u, *x: laplacian(u) + rate * exact(*x) if rate else laplacian(u),
-        dirichlet(0.0 if kind == "product" else exact),
+        dirichlet(0.0) if kind == "product" else sides(Hypercube(dim), exact, hard=None if dim <= 2 else False),
         exact=exact,
         cite={
             "sum": "Mueller & Zeinhofer (2023), Achieving high accuracy with PINNs via energy natural gradients",

@@ -11,7 +11,7 @@ from ..conditions import data, dirichlet, initial
 from ..domain import Box, Interval, Time
 from ..operators import div, grad
 from ..statement import Problem
-from .base import computed, count, measured, pde_problem, positive
+from .base import computed, count, measured, pde_problem, positive, sides
 from .elliptic import DEEPXDE, HAO
 from .ordinary import LORENZ, attractor
 from .transport import RAISSI
@@ -45,7 +45,7 @@ def inverse_poisson(n: int = 500, noise: float = 0.0, seed: int = 0) -> Problem:
         domain,
         lambda u, a, x, y: div([a * s for s in grad(u)]) + source(x, y),
         [
-            dirichlet(0.0, unknown="u"), dirichlet(a, unknown="a"),
+            dirichlet(0.0, unknown="u"), *sides(domain, a, "a"),
             data(x, measured(u(*x.unbind(1)), noise, seed), unknown="u"),
         ],
         unknowns=("u", "a"),

@@ -9,6 +9,7 @@ import torch
 
 from ..conditions import dirichlet, initial, periodic
 from ..domain import Box, Interval, Time
+from ..operators import laplacian
 from ..statement import Problem
 from .base import computed, count, pde_problem, positive
 from .elliptic import DEEPXDE, HAO
@@ -139,6 +140,38 @@ def allen_cahn_periodic(d: float = 1e-4) -> Problem:
         facts={"parity": {"x": "even"}},
         cite=RAISSI,
     )
+
+
+@pde_problem
+def gray_scott(
+    feed: float = 0.04, decay: float = 0.1, du: float = 1e-5, dv: float = 5e-6, final: float = 20.0
+) -> Problem:
+    """u_t = du Laplace u + feed (1 - u) - u v^2, v_t = dv Laplace v - decay v + u v^2, periodic on [-1, 1]^2.
+
+    For t in [0, final]; at the start u = 1 - exp(-80 ((x + 0.05)^2 + (y + 0.02)^2)) and
+    v = exp(-80 ((x - 0.05)^2 + (y - 0.02)^2)): PINNacle's statement, up to an earlier time. Choose it to test patterns
+    that grow from a spot by reaction and slow diffusion.
+    """
+    positive(du=du, dv=dv, final=final)
+
+    def spot(x: Any, y: Any) -> Any:
+        return torch.exp(-80 * (x**2 + y**2))
+
+    return Problem(
+        Box((-1.0, -1.0), (1.0, 1.0), names=("x", "y")) * Time(0, final),
+        lambda u, v: (
+            u.t - du * laplacian(u) - feed * (1 - u) + u * v**2,
+            v.t - dv * laplacian(v) + decay * v - u * v**2,
+        ),
+        [
+            initial(lambda x, y: 1 - spot(x + 0.05, y + 0.02), unknown="u"),
+            initial(lambda x, y: spot(x - 0.05, y - 0.02), unknown="v"),
+            periodic("x"), periodic("y"),
+        ],
+        unknowns=("u", "v"),
+        reference=computed("gray_scott", feed=feed, decay=decay, du=du, dv=dv, final=final),
+        cite=HAO,
+    )  # fmt: skip
 
 
 @pde_problem

@@ -11,7 +11,7 @@ from ...errors import BadInput
 from ..conditions import dirichlet, initial
 from ..domain import Interval, Time
 from ..statement import Problem
-from .base import pde_problem, positive
+from .base import pde_problem, positive, sides
 from .elliptic import WANG
 
 PI = math.pi
@@ -58,7 +58,7 @@ def klein_gordon() -> Problem:
     return Problem(
         Interval(0, 1) * Time(0, 1),
         lambda u, x, t: u.tt - u.xx + u**3 - source(x, t),
-        [initial(lambda x: x), initial(0.0, order=1), dirichlet(exact)],
+        [initial(lambda x: x), initial(0.0, order=1), *sides(Interval(0, 1), exact)],
         exact=exact,
         cite=WANG,
     )
@@ -79,10 +79,11 @@ def sine_gordon(frequency: float = 0.5, half_width: float = 10.0, final: float =
     def exact(x: Any, t: Any) -> Any:
         return 4 * torch.atan(s / w * torch.sin(w * t) / torch.cosh(s * x))
 
+    space = Interval(-half_width, half_width)
     return Problem(
-        Interval(-half_width, half_width) * Time(0, final),
+        space * Time(0, final),
         lambda u: u.tt - u.xx + torch.sin(u),
-        [initial(0.0), initial(lambda x: 4 * s / torch.cosh(s * x), order=1), dirichlet(exact)],
+        [initial(0.0), initial(lambda x: 4 * s / torch.cosh(s * x), order=1), *sides(space, exact)],
         exact=exact,
         facts={"parity": {"x": "even"}},
     )

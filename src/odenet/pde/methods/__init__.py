@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import bsde, marching, trained
+from . import bsde, marching, random_features, ritz, trained
 from .base import METHODS, Method, Run, make
 
-__all__ = ["METHODS", "Method", "Run", "bsde", "make", "marching", "trained"]
+__all__ = ["METHODS", "Method", "Run", "bsde", "make", "marching", "random_features", "ritz", "trained"]

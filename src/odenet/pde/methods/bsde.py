@@ -186,16 +186,17 @@ class DeepBsde(Method):
         """Nets with the proxy whose variance times work is least."""
         if self.samples is not None:
             return self._nets(p, seed, self.samples)
-        dw = p.increments(self.steps, 512, torch.Generator().manual_seed(1_000_003 * seed + 6))
-        x, costs = p.paths(dw), {}
+        dw = p.increments(self.steps, 256, torch.Generator().manual_seed(1_000_003 * seed + 6))
+        x, best, least = p.paths(dw), 0, math.inf
         for count in (8, 16, 32, 64):
-            nets = self._nets(p, seed, count)
-            miss = p.terminal(x[-1]) - (nets.proxies(x[:-1]) * dw).sum((0, 2))
-            costs[count] = float(miss.var()) * (count + 16)
-        return self._nets(p, seed, min(costs, key=costs.__getitem__))
+            miss = p.terminal(x[-1]) - (self._nets(p, seed, count).proxies(x[:-1]) * dw).sum((0, 2))
+            if float(miss.var()) * (count + 16) >= least:
+                break
+            best, least = count, float(miss.var()) * (count + 16)
+        return self._nets(p, seed, best)
 
     def _block(self, nets: Nets) -> int:
-        return int(min(max((1 << 21) // max(nets.xi[0].numel(), 512) // 4 * 4, 256), 4096))
+        return int(min(max((1 << 21) // max(nets.xi[0].numel(), 512) // 4 * 4, 256), 2048))
 
     def _figures(self, nets: Nets, state: State, theta: Tensor, number: int, seed: int) -> Tensor:
         p, generator = nets.problem, torch.Generator().manual_seed(1_000_003 * seed + 500_000 + number)
@@ -289,9 +290,9 @@ class DeepBsde(Method):
             run.log({"y0": found.value, "error": found.error, "loss": found.variance / float(state["terminal"])})
             run.keep(state)
             settled = 2 * found.standard_error < 0.1 * (found.error - 2 * found.standard_error)
-            if self.batches is None and len(state["rows"]) >= 8 and found.error <= self.tolerance * abs(found.value):
+            if self.batches is None and len(state["rows"]) >= 4 and found.error <= self.tolerance * abs(found.value):
                 return state, "converged"
-            if self.batches is None and len(state["rows"]) >= 8 and settled:
+            if self.batches is None and len(state["rows"]) >= 4 and settled:
                 return state, "stalled"
             if run.left <= 0:
                 break

@@ -203,6 +203,7 @@ class Window:
         self.count = len(system.unknowns)
         self.constraint: Tensor | None = None
         self.factorisations = 0
+        self.kept: tuple[float, dict[int, Any]] | None = None
 
     def linearise(self, K: Coefficients, state: State, t: float, h: float) -> tuple[list[Tensor], Any]:
         """Residuals (q, n) row by row, and slopes (q, n) by leaf, of equations and conditions."""
@@ -257,7 +258,14 @@ class Window:
                 A = torch.cat([A, self.bound.to(A.dtype)])
             factors[i] = torch.linalg.lu_factor(A)
         self.factorisations += 1
+        self.kept = (h, factors)
         return factors
+
+    def _factors(self, found: Any, h: float) -> dict[int, Any]:
+        """Those of the window before where it was as long."""
+        if self.kept is not None and abs(self.kept[0] / h - 1) < 1e-9:
+            return self.kept[1]
+        return self.factor(found, h)
 
     def _pair(self, mass: Tensor) -> list[int]:
         """For every unknown the equation that holds its time derivative."""
@@ -298,7 +306,7 @@ class Window:
         """K on the window, or None where the iteration does not converge; and the number of iterations."""
         K = guess or [torch.zeros(self.rule.q, self.space.size, dtype=REAL) for _ in range(self.count)]
         residuals, found = self.linearise(K, state, t, h)
-        factors, last, renewed = self.factor(found, h), math.inf, False
+        factors, last, renewed = self._factors(found, h), math.inf, False
         for i in range(1, most + 1):
             d = self.correct(residuals, factors, h)
             K = [a + b for a, b in zip(K, d)]

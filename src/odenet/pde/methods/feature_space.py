@@ -42,10 +42,8 @@ class Space:
         self.x, self.weight = self._points(round(oversampling * m) + 10)
         self.y, self.other = self._held_out(max(60, m // 2))
         table = self.features(self.x, self.channels)
-        _, s, right = torch.linalg.svd(table[self.zero] * self.weight[:, None], full_matrices=False)
-        kept = s > CUT * s[0]
-        self.mix, self.condition = right[kept].T / s[kept], float(s[0] / s[-1])
-        self.size = int(kept.sum())
+        self.mix, self.condition = _orthonormal(table[self.zero] * self.weight[:, None])
+        self.size = self.mix.shape[1]
         self.at_x = {a: f @ self.mix for a, f in table.items()}
         self.test = self.at_x[self.zero] * (self.weight**2)[:, None]
 
@@ -87,12 +85,12 @@ class Space:
         gap = self.at_y[self.zero] - small(self.y, [small.zero])[small.zero] @ fitted
         return gap * self.other[:, None]
 
-    def unresolved(self, functions: Sequence[Function]) -> float:
-        """Largest relative held-out error with which the coarser space represents the functions."""
-        small, worst = self.coarse, 0.0
+    def gap(self, functions: Sequence[Function]) -> float:
+        """Largest relative held-out error with which this space represents the functions."""
+        worst = 0.0
         for f in functions:
             truth = f(self.y)
-            gap = small(self.y, [small.zero])[small.zero] @ small.fit(f(small.x)) - truth
+            gap = self.at_y[self.zero] @ self.fit(f(self.x)) - truth
             worst = max(worst, float((gap * self.other).norm() / (truth * self.other).norm().clamp_min(1e-12)))
         return worst
 
@@ -129,6 +127,17 @@ class Space:
         y = axis.inverse(low + (high - low) * torch.rand(n, generator=self.generator, dtype=REAL))
         w = 1 / axis(y, 1)[1]
         return y[:, None], (w / w.sum()).sqrt()
+
+
+def _orthonormal(table: Tensor) -> tuple[Tensor, float]:
+    """Combinations (M, r) of the columns that are orthonormal, and the condition number of the columns."""
+    norms = table.norm(dim=0)
+    gram = (table / norms).T @ (table / norms)
+    if float((gram - torch.eye(len(gram), dtype=REAL)).abs().max()) < 1e-12:  # waves on a circle
+        return torch.diag(1 / norms), float(norms.max() / norms.min())
+    _, s, right = torch.linalg.svd(table, full_matrices=False)
+    kept = s > CUT * s[0]
+    return right[kept].T / s[kept], float(s[0] / s[-1])
 
 
 @dataclass(frozen=True)
@@ -176,11 +185,11 @@ def _stretched(axis: Axis, places: Sequence[tuple[float, float]], factor: float,
 
 def steep(axis: Axis, functions: Sequence[Function], most: int = 6) -> list[tuple[float, float]]:
     """Places (x, half width) where a function of one coordinate changes on a scale below a sixth of the axis."""
-    x, found = axis.invertible_grid(4000), list[tuple[float, float]]()
-    if axis.periodic:
-        x = x[:-1]
+    x, found, length = axis.invertible_grid(4000), list[tuple[float, float]](), axis.upper - axis.lower
+    if axis.periodic:  # a few points across the seam
+        x = torch.cat([x[-20:-1] - length, x[:-1], x[:20] + length])
     for f in functions:
-        y = f(x[:, None])
+        y = f((x - length * torch.floor((x - axis.lower) / length) if axis.periodic else x)[:, None])
         span, slope = float(y.max() - y.min()), torch.gradient(y, spacing=(x,))[0]
         if span <= 1e-12 * float(y.abs().max()):
             continue
@@ -189,7 +198,10 @@ def steep(axis: Axis, functions: Sequence[Function], most: int = 6) -> list[tupl
             peak = torch.ones_like(size, dtype=torch.bool)
             peak[1:] &= size[1:] >= size[:-1]
             peak[:-1] &= size[:-1] >= size[1:]
-            peak &= (size > 0.15 * size.max()) & (width < (axis.upper - axis.lower) / 6)
+            peak &= (size > 0.15 * size.max()) & (width < length / 6)
+            if axis.periodic:
+                peak &= (x >= axis.lower) & (x < axis.upper)
+                peak[[0, -1]] = False
             found += list(zip(x[peak].tolist(), width[peak].tolist()))
     chosen = list[tuple[float, float]]()
     for c, w in sorted(found, key=lambda place: place[1]):

@@ -144,7 +144,7 @@ class Features:
         maps = [axis(x[:, i], top[i]) for i, axis in enumerate(self.axes)]
         z = sum(m[0][:, None] * self.w[:, i] for i, m in enumerate(maps)) + self.b
         sigma = ACTIVATIONS[self.activation](z, max(map(sum, indices)))
-        bells = [[[]] + [bell(n, m) for n in range(1, t + 1)] for m, t in zip(maps, top)]
+        bells: list[list[list[Tensor]]] = [[[]] + [bell(n, m) for n in range(1, t + 1)] for m, t in zip(maps, top)]
         return {a: self._one(a, bells, sigma) for a in indices}
 
     def _one(self, a: Index, bells: list[list[list[Tensor]]], sigma: list[Tensor]) -> Tensor:

@@ -15,9 +15,11 @@ from ...fields import jets
 from ...optimise.base import Optimiser, State
 from ..ansatz import Ansatz, ansatz
 from ..collocation import Block, Collocation, blocks
+from ..conditions import Condition
 from ..solution import Field, Solution
 from ..statement import Equation, Problem
 from .base import METHODS, Method, Run
+from .course import Course
 
 LOOK = 10  # steps between two looks at other points
 SUSPECT = 10.0  # held-out loss over training loss above which a solution is not to be trusted
@@ -42,18 +44,22 @@ class Model:
 class Trained(Method):
     """Minimise the weighted mean squares of all residuals over the weights of a net, in float64.
 
-    width, depth, activation   of the MLP where no model is given
+    net, width, depth, activation, net_options   of the trunk where no model is given: see `pde.trunks`
     points, boundary           collocation points of each equation and of each condition that is not met exactly; points
                                None: three times the weights of the net, and half as many again, newly drawn, whenever
                                the residual at other points is more than `overfit` times the one trained on
     sampling                   name of a design ("sobol", "lhs", "chebyshev", ...)
     fresh                      new points every so many steps (0: the same ones throughout)
+    adaptive                   "rad", "rar_d" or "r3": points move to where the residual is large instead
+    balance, balance_options   weights of equations, conditions and points that follow the training: see `pde.balancing`
     hard                       None: meet by construction what can be; False: meet all conditions by weight
     weight                     of conditions met by weight, over that of the equations
     harmonics, maps            of the features: see `Features`
     """
 
     optimiser: str = "gauss_newton"
+    net: str = "mlp"
+    net_options: Mapping[str, Any] | None = None
     width: int = 24
     depth: int = 3
     activation: str = "tanh"
@@ -61,6 +67,9 @@ class Trained(Method):
     boundary: int | None = None
     sampling: str = "sobol"
     fresh: int = 0
+    adaptive: str | None = None
+    balance: str | None = None
+    balance_options: Mapping[str, Any] | None = None
     hard: bool | None = None
     weight: float = 10.0
     overfit: float = 1.5
@@ -71,40 +80,45 @@ class Trained(Method):
 
     def solve(self, problem: Problem, run: Run) -> Solution:
         model = self._ansatz(problem, run)
-        weights = sum(p.numel() for p in model.trunk.parameters())
-        rows = sum(len(es) for _, es in problem.traced)
-        draw, points, done = 0, max(1000, 3 * weights // rows) if self.points is None else self.points, 0
-        if run.resumed is not None:
-            draw, points, done = (int(run.resumed[k]) for k in ("draw", "points", "done"))
-        system = Collocation(model, self._blocks(problem, model, points, run, draw))
+        course = self._course(problem, model, run)
+        system = course.begin(run.resumed)
         optimiser: Optimiser = optimise.get(self.optimiser, **(self.options or {}))
         if run.resumed is None:
             state = optimiser.init(system, system.theta())
         else:
             state = {k[6:]: v for k, v in run.resumed.items() if k.startswith("state.")}
         found = Model(model)
-        while run.left > 0 and optimiser.status(state) is None and done != self.steps:
+
+        def overfits() -> bool:
+            return self.points is None and course.done % LOOK == 0 and self._overfits(course, state, run)
+
+        while run.left > 0 and optimiser.status(state) is None and course.done != self.steps:
             state = optimiser.step(system, state)
-            done += 1
             parameters = {k: float(v) for k, v in system.put(state["theta"]).items()}
-            run.log({"loss": float(state["loss"]), "step": done, **parameters}, problem, found.jet, parameters)
-            more = self.points is None and done % LOOK == 0 and self._overfits(system, state, run, done)
-            if more or (self.fresh and done % self.fresh == 0):
-                draw, points = draw + 1, points * 3 // 2 if more else points
-                system.renew(self._blocks(problem, model, points, run, draw))
-                state = optimiser.refresh(system, state)
-            run.keep(self._kept(state, draw, points, done))
-        run.keep(self._kept(state, draw, points, done), now=True)
-        return self._finished(problem, run, system, state, optimiser)
+            row = {"loss": float(state["loss"]), "step": course.done + 1, **parameters}
+            run.log(row, problem, found.jet, parameters)
+            state = course.after(optimiser, state, overfits)
+            run.keep(self._kept(state, course))
+        run.keep(self._kept(state, course), now=True)
+        return self._finished(problem, run, course, state, optimiser)
 
-    def _kept(self, state: State, draw: int, points: int, done: int) -> dict[str, Tensor]:
-        counts = {"draw": draw, "points": points, "done": done}
-        return {**{f"state.{k}": v for k, v in state.items()}, **{k: torch.tensor(v) for k, v in counts.items()}}
+    def _course(self, problem: Problem, model: Ansatz, run: Run) -> Course:
+        weights = sum(p.numel() for p in model.trunk.parameters())
+        rows = sum(len(es) for _, es in problem.traced)
+        return Course(
+            model, lambda points, draw: self._blocks(problem, model, points, run, draw), run.generator,
+            max(1000, 3 * weights // rows) if self.points is None else self.points,
+            self.fresh, self.adaptive, self.balance, self.balance_options or {},
+        )  # fmt: skip
 
-    def _overfits(self, system: Collocation, state: State, run: Run, done: int) -> bool:
+    def _kept(self, state: State, course: Course) -> dict[str, Tensor]:
+        return {**{f"state.{k}": v for k, v in state.items()}, **course.tensors()}
+
+    def _overfits(self, course: Course, state: State, run: Run) -> bool:
         """Whether the loss at 500 other points is overfit^2 times that of training."""
-        other = Collocation(system.ansatz, self._blocks(system.problem, system.ansatz, 500, run, -done))
-        return float(other.value(state["theta"])) > self.overfit**2 * float(state["loss"])
+        model = course.model
+        other = Collocation(model, self._blocks(model.problem, model, 500, run, -course.done))
+        return float(other.value(state["theta"])) > self.overfit**2 * course.loss(state)
 
     def restore(self, problem: Problem, tensors: Mapping[str, Tensor], run: Run) -> Field:
         model = self._ansatz(problem, run)
@@ -119,6 +133,7 @@ class Trained(Method):
             )
         return ansatz(
             problem, run.model, width=self.width, depth=self.depth, activation=self.activation,
+            net=self.net, net_options=self.net_options,
             harmonics=self.harmonics, maps=self.maps, wanted=self.hard, seed=run.seed,
         )  # fmt: skip
 
@@ -129,14 +144,14 @@ class Trained(Method):
             b.weight *= 1.0 if isinstance(b.source, Equation) else self.weight
         return found
 
-    def _finished(
-        self, problem: Problem, run: Run, system: Collocation, state: State, optimiser: Optimiser
-    ) -> Solution:
+    def _finished(self, problem: Problem, run: Run, course: Course, state: State, optimiser: Optimiser) -> Solution:
+        system, loss = course.system, course.loss(state)
+        system.reweigh({})
         parameters = {k: float(v) for k, v in system.put(state["theta"]).items()}
         status, message = optimiser.status(state) or ("stopped" if run.stopped else "budget"), ""
         other = Collocation(system.ansatz, self._blocks(problem, system.ansatz, 1000, run, -(10**6)))
-        ratio = float(other.value(state["theta"])) / max(float(state["loss"]), 1e-300)
-        if ratio > SUSPECT and float(state["loss"]) > 0:
+        ratio = float(other.value(state["theta"])) / max(loss, 1e-300)
+        if ratio > SUSPECT and loss > 0:
             status = "suspect"
             message = (
                 f"At other points the loss is {ratio:.3g} times that of training: take more points, a smaller net or "
@@ -150,25 +165,30 @@ class Trained(Method):
         )  # fmt: skip
 
 
-def _covariance(system: Collocation, theta: Tensor) -> Tensor:
-    """Of the parameters: s^2 (J^T J)^-1 with s^2 = |r|^2 / (N - P), data rows counted at their measured size.
+def _covariance(system: Collocation, theta: Tensor) -> Tensor | None:
+    """Of the parameters, from the scatter of the measurements: (J^T J)^-1 J_d^T J_d s^2 (J^T J)^-1, its last rows.
 
-    The weights of the net are profiled out; directions that no residual sees count as known.
+    J: of all rows, J_d: of the measurements alone, whose noise is estimated from their own misfit; equations and
+    conditions count as exact. Directions that no row sees count as known. None without measurements.
     """
-    H, size = torch.zeros(system.size, system.size, dtype=torch.float64), 0.0
-    squares = 0.0
-    for r, J in system.blocks(theta):
-        H += J.T @ J
-        squares += float(r.square().sum())
-        size += len(r)
+    H, D = (torch.zeros(system.size, system.size, dtype=torch.float64) for _ in range(2))
+    squares, count = 0.0, 0
+    for block, (r, J) in zip(system.found, system.blocks(theta)):
+        H.addmm_(J.T, J)
+        if isinstance(block.source, Condition) and block.source.kind == "data":
+            D.addmm_(J.T, J)
+            squares += float(r.square().sum())
+            count += len(r)
+    if not count:
+        return None
     p = len(system.names)
     inverse = torch.linalg.pinv(H, rtol=1e-14, hermitian=True)
-    return inverse[-p:, -p:] * squares / max(size - system.size, 1.0)
+    return (inverse @ D @ inverse)[-p:, -p:] * squares / max(count - p, 1)
 
 
-def _trained(name: str, when: str) -> None:
+def _trained(name: str, when: str, **preset: Any) -> None:
     def maker(**options: Any) -> Trained:
-        return Trained(optimiser=name, **options)
+        return Trained(**{"optimiser": name, **preset, **options})
 
     maker.of = Trained  # type: ignore[attr-defined]
     maker.when = when  # type: ignore[attr-defined]
@@ -182,3 +202,13 @@ _trained("ssbfgs", "As ssbroyden, where a self-scaled update that stays symmetri
 _trained("lbfgs", "Many thousand weights.")
 _trained("adam", "The baseline of the literature, and a first stage.")
 _trained("soap", "Large nets for which no curvature matrix fits.")
+_trained(
+    "dgm",
+    "The deep Galerkin method (Sirignano & Spiliopoulos 2018): many dimensions, fresh random points for every step.",
+    optimiser="adam", net="dgm", depth=2, sampling="uniform", points=1000, fresh=1,
+)  # fmt: skip
+_trained(
+    "lagaris",
+    "Trial solutions of Lagaris, Likas & Fotiadis (1998): small ordinary and boundary value problems, a closed formula.",
+    optimiser="bfgs", width=10, depth=1, activation="sigmoid", sampling="grid", points=10,
+)  # fmt: skip

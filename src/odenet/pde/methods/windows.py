@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .evolution import Coefficients, Evolution, State, Window, rule
-from .feature_space import Design, Function, Space, designs
+from .feature_space import COARSER, Design, Function, Space, designs
 from .random_feature_basis import REAL, Axis, Features, Index
 
 REMAPS = 300  # adaptations of the space in one march
@@ -48,7 +48,9 @@ class March:
         starts = torch.tensor([p.start for p in self.pieces], dtype=REAL)
         at = (torch.searchsorted(starts, x[:, -1].contiguous(), right=True) - 1).clamp(0, len(starts) - 1)
         inside = sorted({c[:-1] for c in channels})
-        for i in at.unique().tolist():
+        end = self.pieces[-1].start + self.pieces[-1].length
+        at[x[:, -1] > end + 1e-9 * abs(end - self.pieces[0].start)] = -1  # beyond a march that ended early
+        for i in at[at >= 0].unique().tolist():
             rows, piece = (at == i).nonzero()[:, 0], self.pieces[i]
             near = self.features[piece.space](x[rows, :-1], inside)
             near = {a: f @ self.mixes[piece.space] for a, f in near.items()}
@@ -131,8 +133,8 @@ class Marcher:
     """Marches an evolution problem to one tolerance.
 
     tolerance:  of the space: relative held-out error with which a space of 0.8 times the features holds the solution
-    slack:      the last Legendre coefficient of u_t in time, times the window, may be so many tolerances: Radau's error
-                at the end of the window is of twice its order
+    slack:      the last Legendre coefficient of u in time may be so many tolerances: Radau's error at the end of the
+                window is of twice its order
     width, most: first and largest number of features; given: no adaptation of either axes or width
     """
 
@@ -145,7 +147,7 @@ class Marcher:
     activation: str = "sin"
     adapt: bool = True
     windows: int | None = None
-    slack: float = 10.0
+    slack: float = 1.0
     over: Clock = lambda: False
     draws: int = 0
     remaps: int = 0
@@ -157,19 +159,23 @@ class Marcher:
     coarse: bool = False
     status: str = "converged"
     found: March = field(init=False)
+    space: Space = field(init=False)
+    window: Window = field(init=False)
+    level: float = field(init=False)
+    scale: float = field(init=False)
 
     def run(self) -> March:
         """The solution as far as it came; `status` says how it ended."""
         system = self.system
         self.found = March(system.rule.q, system.orders, [], [], [])
         starts = [[system.start(u, k) for k in range(top)] for u, top in enumerate(system.orders)]
+        self.level = self.tolerance
         design = Design(system.axes, self.width)
-        space = (
-            self._chosen(design, [f for fs in starts for f in fs], self.tolerance)
-            if self.adapt
-            else self._space(design)
-        )
-        self._take(space)
+        if self.adapt:
+            design, least = self._chosen(self.width, [f for fs in starts for f in fs], self.tolerance)
+            self.level = max(self.level, 2 * least)
+        self._take(self._space(design))
+        space = self.space
         state = [[space.fit(f(space.x)) for f in fs] for fs in starts]
         self._march(state, starts)
         return self.found
@@ -177,6 +183,7 @@ class Marcher:
     def _march(self, state: State, starts: list[list[Function]]) -> None:
         system, span = self.system, self.system.last - self.system.first
         t, self.scale, previous, before = system.first, 0.0, None, float("inf")
+        stuck: tuple[float, float] | None = None
         h = span / (self.windows or 50)
         while t < system.last - 1e-12 * span:
             if self.over():
@@ -206,18 +213,22 @@ class Marcher:
             end = [
                 [system.coefficients(u, k, K, state, h)[-1] for k in range(top)] for u, top in enumerate(system.orders)
             ]
-            if detail > self.tolerance and self.adapt and self.remaps < REMAPS:
+            if stuck is not None and stuck[0] == t and detail > 0.5 * stuck[1]:
+                self.level = max(self.level, 1.5 * detail)  # kinks: as many features as pay
+            if detail > self.level and self.adapt and self.remaps < REMAPS:
+                stuck = (t, detail)
                 moved = self._resolved(state, end, detail, starts if t == system.first else None)
                 if moved is not None:
                     state, previous = moved, None
                     h = h * 0.5 if detail > 1e3 * self.tolerance else h
                     continue
-            self.coarse = self.coarse or detail > 10 * self.tolerance
+            self.coarse = self.coarse or detail > self.tolerance
             self.found.pieces.append(Piece(len(self.found.mixes) - 1, t, h, state, K))
             t, state, previous = t + h, end, (K, h)
             if self.windows is None:
                 grown = 0.9 * (limit / max(tail, 1e-300)) ** (1 / system.rule.q)
-                h *= min(2.0, max(0.3, grown)) if taken < 15 else 0.8
+                grown = min(2.0, max(0.3, grown)) if taken < 15 else 0.8
+                h *= 1.0 if 0.9 < grown < 1.2 else grown  # an equal length lets factors serve again
 
     @staticmethod
     def _fitted(h: float, left: float) -> float:
@@ -236,8 +247,8 @@ class Marcher:
         system, tail, detail = self.system, 0.0, 0.0
         values = [system.coefficients(u, 0, K, state, h) for u in range(len(K))]
         self.scale = max(self.scale, sum(float(v[-1].square().sum()) for v in values) ** 0.5, 1e-300)
-        for u, top in enumerate(system.orders):
-            tail = max(tail, system.rule.tail(K[u]) * h**top / self.scale)
+        for u in range(len(K)):
+            tail = max(tail, system.rule.tail(values[u]) / self.scale)
             if self.adapt:
                 detail = max(detail, float((values[u] @ self.space.detail.T).norm(dim=1).max()) / self.scale)
         return tail, detail
@@ -253,42 +264,42 @@ class Marcher:
         ahead = [function(cs[0]) for cs in end] if detail < 1e3 * self.tolerance else []
         wanted = [*ahead, *(fs[0] for fs in now)]
         self.remaps += 1
-        space = self._chosen(Design(self.system.axes, old.width), wanted, 0.3 * self.tolerance, old)
-        if space is None:
-            self.remaps = REMAPS
-            return None
-        self._take(space)
-        return [[space.fit(f(space.x)) for f in fs] for fs in now]
-
-    def _chosen(self, base: Design, wanted: Sequence[Function], goal: float, old: Space | None = None) -> Space:
-        """Of all candidates the one that holds the wanted functions best; wider ones until the goal is met."""
-        width, best, least = base.width, None, float("inf")
-        while True:
-            for design in designs(base.axes, width, wanted):
-                space = self._space(design)
-                error = space.unresolved(wanted)
-                if error < least:
-                    best, least = space, error
-                if design.plain and error < 0.1 * goal:  # no stretching where none is needed
-                    return self._better(best, least, wanted, old)
-            if least < goal or width * 1.4 > self.most:
-                break
-            width = round(1.4 * width)
-        assert best is not None
-        return self._better(best, least, wanted, old)
-
-    def _better(self, best: Space, least: float, wanted: Sequence[Function], old: Space | None) -> Space | None:
-        """The best space, a wider one where it is no better than the old one, or None where that may not be."""
-        if old is not None and best.width <= old.width and least > 0.3 * old.unresolved(wanted):
-            if old.width * 1.3 > self.most:
+        design, least = self._chosen(old.width, wanted, 0.3 * self.level)
+        if design.width <= old.width and least > 0.3 * old.coarse.gap(wanted):
+            design = Design(design.axes, round(1.3 * old.width))
+            if design.width > self.most:
                 return None
-            best = self._space(Design(best.axes, round(1.3 * old.width)))
-        return best
+        self._take(self._space(design))
+        return [[self.space.fit(f(self.space.x)) for f in fs] for fs in now]
 
-    def _space(self, design: Design) -> Space:
+    def _chosen(self, width: int, wanted: Sequence[Function], goal: float) -> tuple[Design, float]:
+        """Of all designs the one that holds the wanted functions best; wider ones until the goal is met.
+
+        Functions with kinks converge slowly: widening ends where it gains less than a factor two.
+        """
+        best, least, before = Design(self.system.axes, width), float("inf"), float("inf")
+        if all(axis.periodic for axis in self.system.axes):  # unstretched waves cost little: up to three times as many
+            for more in (1.0, 1.4, 2.0, 2.8):
+                plain = Design(self.system.axes, round(more * width))
+                if plain.width <= self.most and (error := self._space(plain, COARSER).gap(wanted)) < 0.3 * goal:
+                    return plain, error
+        while True:
+            for design in designs(self.system.axes, width, wanted):
+                error = self._space(design, COARSER).gap(wanted)
+                if error < least:
+                    best, least = design, error
+                if design.plain and error < 0.1 * goal:  # no stretching where none is needed
+                    return best, least
+            if least < goal or width * 1.4 > self.most or least > 0.5 * before:
+                return best, least
+            width, before = round(1.4 * width), least
+
+    def _space(self, design: Design, share: float | None = None) -> Space:
         self.draws += 1
-        seed = 1_000_003 * self.seed + self.draws
-        return design.space(self.system.space, seed, self.system.channels, self.oversampling, self.activation)
+        seed, channels = 1_000_003 * self.seed + self.draws, self.system.channels
+        if share is not None:
+            design, channels = Design(design.axes, round(share * design.width)), [(0,) * len(design.axes)]
+        return design.space(self.system.space, seed, channels, self.oversampling, self.activation)
 
     def _take(self, space: Space) -> None:
         if self.found.features:

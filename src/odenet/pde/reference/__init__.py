@@ -29,14 +29,17 @@ from .closed_form import (
     wave,
 )
 from .cole_hopf import burgers
+from .driven_flow import cavity
 from .elements import allen_cahn, allen_cahn_periodic, heat_variable, reaction_diffusion
 from .finance import black_scholes, geometric_basket
 from .finite_element import darcy, permeability
 from .fourier import kdv, ks, ks_chaotic
+from .fractional import mittag_leffler, relaxation
 from .ordinary import lorenz, robertson, van_der_pol
 from .particular import l_shape, poisson_holes
 from .radial import allen_cahn_radial, hjb_cole_hopf
-from .schrodinger import schrodinger
+from .reaction_2d import gray_scott
+from .splitting import schrodinger
 
 
 def names() -> list[str]:
@@ -56,12 +59,14 @@ __all__ = [
     "boundary_layer",
     "burgers",
     "burgers_2d",
+    "cavity",
     "convection",
     "darcy",
     "eikonal",
     "folder",
     "geometric_basket",
     "get",
+    "gray_scott",
     "heat",
     "heat_multiscale",
     "heat_variable",
@@ -74,6 +79,7 @@ __all__ = [
     "ks_chaotic",
     "l_shape",
     "lorenz",
+    "mittag_leffler",
     "names",
     "permeability",
     "poisson",
@@ -81,6 +87,7 @@ __all__ = [
     "reaction",
     "reaction_diffusion",
     "reference",
+    "relaxation",
     "robertson",
     "schrodinger",
     "sine_gordon",

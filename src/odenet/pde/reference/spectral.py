@@ -131,14 +131,19 @@ def pack_time(values: Array, edges: Array, q: int) -> Tensor:
 
 
 def in_time(
-    coefficients: Tensor, edges: Tensor, t: Tensor, space: Callable[[Tensor, Tensor], Tensor], m: int
+    coefficients: Tensor,
+    edges: Tensor,
+    t: Tensor,
+    space: Callable[[Tensor, Tensor], Tensor],
+    m: int,
+    chunk: int = 2048,
 ) -> Tensor:
     """Sum over time: space(indices of points in one window, coefficients (q, ...) of it) -> (n, q, m); gives (N, m)."""
     which, s = located(t, edges)
     matrix = chebyshev_matrix(s, coefficients.shape[1])
     out = torch.zeros(len(t), m, dtype=torch.float64, device=t.device)
     for window in which.unique().tolist():
-        for here in (which == window).nonzero()[:, 0].split(2048):
+        for here in (which == window).nonzero()[:, 0].split(chunk):
             part = torch.einsum("nq,nqm->nm", matrix[here], space(here, coefficients[window]))
             out = out.index_copy(0, here, part)
     return out
