@@ -9,7 +9,7 @@ DEV := $(VENV)/.complete-dev
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   set up, then compare architectures on handwritten digits (report in runs/demo-<time>/report.html)"
+	@echo "make demo   set up, compare architectures on digits (runs/demo-<time>/report.html), solve Burgers (runs/demo-pde-<time>)"
 	@echo "make test   set up, then run the tests"
 	@echo "make lint   set up, then ruff and mypy"
 
@@ -28,6 +28,7 @@ $(DEV): $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/odenet compare --name demo-$$(date +%Y%m%d-%H%M%S) $(ARGS)
+	$(BIN)/odenet pde burgers --seconds 45 --run demo-pde-$$(date +%Y%m%d-%H%M%S)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -415,6 +415,24 @@ def test_a_model_of_every_problem_can_be_built_and_meets_its_hard_conditions(nam
     assert torch.isfinite(parts).all()
 
 
+GIVEN_VALUES: list[tuple[str, dict[str, Any]]] = [
+    ("poisson", {"kind": "sum"}), ("poisson", {"dim": 5}), ("poisson", {"dim": 10, "kind": "harmonic"}),
+    ("klein_gordon", {}), ("kovasznay", {}), ("stokes", {}), ("burgers_2d", {}), ("sine_gordon", {}),
+    ("inverse_poisson", {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments"), GIVEN_VALUES)
+def test_no_boundary_value_says_what_the_solution_is_inside(name: str, arguments: dict[str, Any]) -> None:
+    problem = pde.get(name, **arguments)
+    model = ansatz(problem, width=4, depth=1)
+    inner = problem.domain.sample(200, torch.Generator().manual_seed(4), "uniform")
+    lift, truth = model.fixed(inner)[0].detach(), problem.truth(inner)
+    assert truth is not None
+    for lifted, wanted in zip(lift.T, truth.T, strict=True):
+        assert float((lifted - wanted).norm() / wanted.norm()) > 0.02
+
+
 def test_facts_about_symmetry_are_true() -> None:
     for name in [n for n in (*CLOSED, *COMPUTED) if "parity" in made(n).facts]:
         problem = made(name)
@@ -426,6 +444,30 @@ def test_facts_about_symmetry_are_true() -> None:
         here, there = problem.truth(x), problem.truth(mirrored)
         assert here is not None and there is not None
         assert torch.allclose(here, there if kind == "even" else -there, rtol=1e-8, atol=1e-8), name
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("poisson", {}), ("poisson", {"dim": 3, "kind": "sum"}), ("poisson_holes", {}), ("darcy", {})],
+)
+def test_a_bump_on_the_solution_costs_energy_whichever_its_sign(name: str, arguments: dict[str, Any]) -> None:
+    problem = pde.get(name, **arguments)
+    assert problem.energy is not None
+    x, w = problem.domain.quadrature(4000)
+
+    def bump(x: Tensor) -> Tensor:
+        return problem.domain.distance(x) ** 2 * torch.cos(3 * x[:, 0] + x[:, 1])
+
+    def cost(size: float) -> float:
+        lifted = pde.Problem(
+            problem.domain, lambda u: pde.laplacian(u), exact=None, unknowns="u", allow_jumps=True,
+            conditions=pde.dirichlet(0.0), reference=lambda x: problem.truth(x) + size * bump(x)[:, None],
+        )  # fmt: skip
+        return float(w @ value(problem.energy, at_the_truth(lifted, (problem.energy,), x)))
+
+    base, up, down = cost(0.0), cost(30.0), cost(-30.0)
+    assert min(up, down) > base
+    assert abs(up - down) < 0.02 * (up + down - 2 * base)
 
 
 # ---- measurements ------------------------------------------------------------------------------------------------

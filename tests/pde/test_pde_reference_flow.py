@@ -142,6 +142,12 @@ def test_gray_scott_agrees_with_finite_differences_and_dop853() -> None:
     assert distance(np.array(ours), theirs) < 1e-4
 
 
+def test_exponential_runge_kutta_for_gray_scott_is_of_order_four() -> None:
+    runs = [next(iter(gray_scott_modes(24, np.array([4.0]), h, GRAY_SCOTT))) for h in (0.4, 0.2, 0.02)]
+    coarse, fine = (np.abs(run - runs[2]).max() for run in runs[:2])
+    assert math.log2(coarse / fine) == pytest.approx(4, abs=0.35)
+
+
 @pytest.mark.slow
 def test_the_stored_gray_scott_agrees_with_a_finer_run_between_its_nodes() -> None:
     stated = {"feed": 0.04, "decay": 0.1, "du": 1e-5, "dv": 5e-6}

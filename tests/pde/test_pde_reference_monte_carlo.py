@@ -92,7 +92,7 @@ def test_radial_differences_extrapolate_to_the_references_in_100_dimensions(name
 
 def test_allen_cahn_agrees_with_its_coarse_run_and_depends_on_dimension() -> None:
     ours = reference.allen_cahn_radial()
-    assert ours.error < 1e-9
+    assert ours.error < 1e-7
     assert float(reference.allen_cahn_radial(dim=10)(point(*[0.0] * 11))) > float(ours(point(*[0.0] * 101)))
 
 

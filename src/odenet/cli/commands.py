@@ -120,6 +120,7 @@ def bench(
     seconds: float = 20.0,
     seeds: int = 3,
     share: float = 1.0,
+    peers: bool = False,
     name: str = "",
     out: Path = Path("runs"),
 ) -> int:
@@ -137,13 +138,14 @@ def bench(
         seconds: The most that one run may take.
         seeds: Of the table: solves of each task.
         share: Of the table's budgets, to see a part of the work.
+        peers: Of the table: DeepXDE beside, where it is installed or ODENET_DEEPXDE_PATH names its folder.
         name: Name of the run folder; none given: what is measured and the time.
         out: Folder of runs.
     """
     if what == "pde":
         from ..experiment.bench_pde import bench_pde
 
-        done = bench_pde(problems, methods, seeds=seeds, share=share, name=name, out=out)
+        done = bench_pde(problems, methods, seeds=seeds, share=share, peers=peers, name=name, out=out)
         print(in_letters_of(done.text))
         return 130 if done.stopped else 0
     from ..experiment.bench import bench_solvers

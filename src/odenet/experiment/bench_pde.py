@@ -1,8 +1,12 @@
-"""`odenet bench pde`: errors of PDE methods at stated budgets, medians over seeds, beside the targets."""
+"""`odenet bench pde`: errors of PDE methods at stated budgets, medians over seeds, beside the targets.
+
+With peers, DeepXDE runs at the same problems, seeds and threads, once for each problem, with our largest budget of it.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
 import sys
@@ -15,7 +19,8 @@ from typing import Any
 import torch
 
 from .. import __version__, pde
-from ..errors import BadInput, OdenetError
+from ..errors import BadInput, Incompatible, OdenetError
+from . import deepxde_peer
 from .bench import Ended, fresh
 
 
@@ -40,6 +45,9 @@ class Task:
 
 
 FEATURES, TRAINED = "random_features", "trained"
+PEERS = {f"deepxde {variant}": variant for variant in deepxde_peer.VARIANTS}
+CLASSICAL = {"poisson_lshape": "l_shape"}  # references called otherwise than their problem
+REACHED = 1.1  # a run has reached its final error where it is within ten per cent of it
 TABLE = (
     Task("poisson", {"dim": 2}, FEATURES, 1, 1e-10), Task("poisson", {"dim": 2}, TRAINED, 20, 1e-7),
     Task("heat", {}, FEATURES, 1, 1e-9), Task("heat", {}, TRAINED, 20, 1e-6),
@@ -60,7 +68,10 @@ TABLE = (
 
 @dataclass(frozen=True)
 class Row:
-    """One solve: error, held-out residual, seconds of wall clock and processor, what was chosen."""
+    """One solve: error, held-out residual, seconds of wall clock and processor, what was chosen.
+
+    curve: (seconds, error) where the error was looked at on the way; the clock stood still then, the processor's not
+    """
 
     problem: str
     method: str
@@ -73,6 +84,16 @@ class Row:
     target: float | None
     budget: float
     settings: dict[str, Any]
+    curve: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def error(self) -> float:
+        """rel_l2, infinite where there is none."""
+        return math.inf if self.rel_l2 is None or math.isnan(self.rel_l2) else self.rel_l2
+
+    def reach(self, error: float) -> float:
+        """Seconds after which the error was at most this; infinite where it never was."""
+        return min((t for t, e in self.curve if e <= error), default=math.inf)
 
 
 def bench_pde(
@@ -81,44 +102,78 @@ def bench_pde(
     *,
     seeds: int = 3,
     share: float = 1.0,
+    peers: bool = False,
     name: str = "",
     out: Path = Path("runs"),
 ) -> Ended:
     """Solve the table's tasks (those named), `seeds` times each, and save rows.json and table.txt.
 
-    share: of the budgets, to look at a part of the work. Raises BadInput where nothing is left to do.
+    share: of the budgets, to look at a part of the work; peers: DeepXDE beside, its stock and its tuned settings.
+    Raises BadInput where nothing is left to do, Incompatible where peers are asked for and DeepXDE is not installed.
     """
     chosen = [t for t in TABLE if (not problems or t.problem in problems) and (not methods or t.method in methods)]
-    if not chosen:
-        known = sorted({t.problem for t in TABLE})
+    known = sorted({t.problem for t in TABLE})
+    if not chosen or set(problems) - set(known):
         raise BadInput(f"the table has no such task; problems: {', '.join(known)}; methods: {FEATURES}, {TRAINED}.")
-    folder, rows = fresh(out, name, "pde"), list[Row]()
+    if peers and not deepxde_peer.installed():
+        raise Incompatible(deepxde_peer.ABSENT)
+    folder, rows, jobs = fresh(out, name, "pde"), list[Row](), planned(chosen, seeds, peers)
     stopped = False
     try:
-        for task in chosen:
-            for seed in range(seeds):
-                rows.append(_row(task, seed, share))
-                print(f"[{len(rows)}/{len(chosen) * seeds}] {_line(rows[-1])}", file=sys.stderr)
-                _write(folder, rows)
+        for task, seed in jobs:
+            rows.append(_peer(task, seed, share) if task.method in PEERS else _row(task, seed, share, peers))
+            print(f"[{len(rows)}/{len(jobs)}] {_line(rows[-1])}", file=sys.stderr)
+            _write(folder, rows)
     except KeyboardInterrupt:
         stopped = True
     _write(folder, rows)
-    return Ended(f"{table(rows)}\n\n{folder}", folder, stopped)
+    return Ended(f"{report(rows)}\n\n{folder}", folder, stopped)
 
 
-def _row(task: Task, seed: int, share: float) -> Row:
+def planned(tasks: Sequence[Task], seeds: int, peers: bool) -> list[tuple[Task, int]]:
+    """Tasks with seeds, all methods of one problem and seed one after another; peers have its largest budget."""
+    groups: dict[str, list[Task]] = {}
+    for t in tasks:
+        groups.setdefault(t.title, []).append(t)
+    for group in groups.values():
+        if peers and group[0].problem in deepxde_peer.STATEMENTS:
+            largest = max(t.seconds for t in group)
+            group += [Task(group[0].problem, group[0].arguments, method, largest) for method in PEERS]
+    return [(t, seed) for group in groups.values() for seed in range(seeds) for t in group]
+
+
+def _row(task: Task, seed: int, share: float, track: bool) -> Row:
     problem = pde.get(task.problem, **task.arguments)
     problem.truth(problem.domain.bounds)  # the reference is computed before the clock runs
     method = pde.trained_method(problem) if task.method == TRAINED else task.method
-    cpu, error, residual = time.process_time(), None, None
+    cpu = time.process_time()
     try:
-        sol = pde.solve(problem, method, task.seconds * share, seed, track=False)
-        cpu = time.process_time() - cpu
-        error, residual, status, seconds, chosen = sol.rel_l2, sol.residual, sol.status, sol.seconds, sol.settings
+        sol = pde.solve(problem, method, task.seconds * share, seed, track=track)
     except OdenetError as refusal:
-        status, seconds, chosen = f"refused: {refusal}", 0.0, {}
-        cpu = time.process_time() - cpu
-    return Row(task.title, task.method, seed, error, residual, seconds, cpu, status, task.target, task.seconds, chosen)
+        return _refused(task, seed, share, refusal, time.process_time() - cpu)
+    cpu, error = time.process_time() - cpu, sol.rel_l2
+    curve = [(h["seconds"], h["rel_l2"]) for h in sol.history if "rel_l2" in h]
+    return Row(
+        task.title, task.method, seed, error, sol.residual, sol.seconds, cpu, sol.status, task.target,
+        task.seconds * share, sol.settings, [*curve, (sol.seconds, math.inf if error is None else error)],
+    )  # fmt: skip
+
+
+def _peer(task: Task, seed: int, share: float) -> Row:
+    try:
+        found = deepxde_peer.run(task.problem, task.arguments, task.seconds * share, seed, PEERS[task.method])
+    except OdenetError as refusal:
+        return _refused(task, seed, share, refusal, 0.0)
+    settings = found["settings"] | {k: found[k] for k in ("iterations", "loss", "deepxde", "threads")}
+    return Row(
+        task.title, task.method, seed, found["rel_l2"], None, found["seconds"], found["processor"], "budget",
+        task.target, task.seconds * share, settings, [(t, e) for t, e in found["curve"] if e is not None],
+    )  # fmt: skip
+
+
+def _refused(task: Task, seed: int, share: float, refusal: OdenetError, cpu: float) -> Row:
+    status, budget = f"refused: {refusal}", task.seconds * share
+    return Row(task.title, task.method, seed, None, None, 0.0, cpu, status, task.target, budget, {})
 
 
 def _line(row: Row) -> str:
@@ -130,22 +185,37 @@ def _write(folder: Path, rows: Sequence[Row]) -> None:
     facts = {
         "date": time.strftime("%Y-%m-%d"), "odenet": __version__, "torch": torch.__version__,
         "python": platform.python_version(), "threads": torch.get_num_threads(), "machine": platform.processor(),
-        "rows": [asdict(r) for r in rows],
+        "rows": [asdict(r) for r in rows], "classical": [asdict(c) for c in classical(rows)],
     }  # fmt: skip
     (folder / "rows.json").write_text(json.dumps(facts, indent=1, default=str))
-    (folder / "table.txt").write_text(table(rows) + "\n")
+    (folder / "table.txt").write_text(report(rows) + "\n")
+
+
+def report(rows: Sequence[Row]) -> str:
+    """The table; beside peers, the comparison; and what the classical codes need."""
+    lines = [table(rows)]
+    if any(r.method in PEERS for r in rows):
+        lines.append(beside(rows))
+    if found := classical(rows):
+        heads = f"{'classical solution':34} {'error':>9} {'seconds':>9}  how"
+        lines.append("\n".join([heads, *(f"{c.problem:34} {c.error:9.1e} {c.seconds:9.3g}  {c.how}" for c in found)]))
+    return "\n\n".join(lines)
+
+
+def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for r in rows:
+        groups.setdefault((r.problem, r.method), []).append(r)
+    return groups
 
 
 def table(rows: Sequence[Row]) -> str:
     """Medians over seeds, with the largest error, beside the target; "-" where a target is not stated."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for r in rows:
-        groups.setdefault((r.problem, r.method), []).append(r)
     lines = [
         f"{'problem':34} {'method':16} {'median':>9} {'largest':>9} {'target':>9} met {'seconds':>8} {'budget':>7} n"
     ]
-    for (problem, method), found in groups.items():
-        errors = [float("inf") if r.rel_l2 is None else r.rel_l2 for r in found]
+    for (problem, method), found in _grouped(rows).items():
+        errors = [r.error for r in found]
         middle, target = statistics.median(errors), found[0].target
         met = "-" if target is None else "yes" if middle <= target else "no"
         seconds = statistics.median(r.seconds for r in found)
@@ -155,3 +225,55 @@ def table(rows: Sequence[Row]) -> str:
             f"{found[0].budget:7g} {len(found)}"
         )
     return "\n".join(lines)
+
+
+def beside(rows: Sequence[Row]) -> str:
+    """Ours against each peer, medians over pairs of equal seed.
+
+    theirs/ours: of the final errors, theirs after at least as many seconds
+    ours s:      until our error was at most theirs at its end; "-" where it never was
+    theirs s:    until theirs was within ten per cent of what it came to; faster: their ratio
+    """
+    lines = [
+        f"{'problem':34} {'method':16} {'beside':14} {'theirs/ours':>11} {'ours s':>8} {'theirs s':>8} {'faster':>8} n"
+    ]
+    groups = _grouped(rows)
+    for (problem, method), mine in groups.items():
+        for peer in PEERS if method not in PEERS else ():
+            theirs = {r.seed: r for r in groups.get((problem, peer), [])}
+            pairs = [(r, theirs[r.seed]) for r in mine if r.seed in theirs and math.isfinite(theirs[r.seed].error)]
+            if pairs:
+                lines.append(f"{problem:34} {method:16} {peer:14} {_compared(pairs)} {len(pairs)}")
+    return "\n".join(lines)
+
+
+def _compared(pairs: Sequence[tuple[Row, Row]]) -> str:
+    ratio = statistics.median(b.error / max(a.error, 1e-300) for a, b in pairs)
+    ours = statistics.median(a.reach(b.error) for a, b in pairs)
+    theirs = statistics.median(b.reach(REACHED * b.error) for _, b in pairs)
+    faster = statistics.median(b.reach(REACHED * b.error) / max(a.reach(b.error), 1e-9) for a, b in pairs)
+    shown = [f"{v:>8.3g}" if math.isfinite(v) and v > 0 else f"{'-':>8}" for v in (ours, theirs, faster)]
+    return f"{ratio:11.3g} {' '.join(shown)}"
+
+
+@dataclass(frozen=True)
+class Classical:
+    """A spectral or finite-element solution of a problem: its error, processor seconds, and how it was made."""
+
+    problem: str
+    error: float
+    seconds: float
+    how: str
+
+
+def classical(rows: Sequence[Row]) -> list[Classical]:
+    """Of the problems in the rows, those whose reference is computed; a closed form is no classical method."""
+    from ..pde import reference
+
+    found = []
+    for task in {t.title: t for t in TABLE}.values():
+        name = CLASSICAL.get(task.problem, task.problem)
+        if any(r.problem == task.title for r in rows) and name in reference.names():
+            r = reference.get(name, **task.arguments)
+            found += [Classical(task.title, r.error, r.seconds, r.how)] if r.recipe.solve is not None else []
+    return found

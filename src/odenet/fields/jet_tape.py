@@ -132,7 +132,9 @@ class Tape:
             return []
         self.pulling = True
         try:
-            found = torch.autograd.grad(r, blocks, torch.ones_like(r), retain_graph=True, allow_unused=True)
+            with torch.enable_grad():
+                total = r.sum()  # one number: cotangents given to autograd make it import sympy first
+            found = torch.autograd.grad(total, blocks, retain_graph=True, allow_unused=True)
         finally:
             self.pulling = False
         cotangents = {id(block): g for block, g in zip(blocks, found)}

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from .balancing import BALANCERS
 from .conditions import (
     Condition,
     data,
@@ -34,12 +35,15 @@ from .shapes import Ball, Disk, Ellipse, Hyperball, Hypercube, Mesh, PointCloud,
 from .solution import Solution
 from .solve import load, solve, trained_method
 from .statement import Equation, Problem
+from .trunks import TRUNKS
 
 __all__ = [
+    "BALANCERS",
     "METHODS",
     "PDES",
     "RESAMPLERS",
     "SAMPLERS",
+    "TRUNKS",
     "Ball",
     "Box",
     "Condition",

@@ -312,7 +312,8 @@ class Collocation(LeastSquares):
         for i, b in enumerate(self.found):
             with torch.enable_grad():
                 r = self._rows(i, self._parts(i), live)
-            found = torch.autograd.grad(r, inputs, grad_outputs=r.detach(), materialize_grads=True)
+                loss = r @ r.detach()  # one number: cotangents given to autograd make it import sympy first
+            found = torch.autograd.grad(loss, inputs, materialize_grads=True)
             yield b.name, r.detach(), torch.cat([g.flatten() for g in found])
 
     def blocks(self, theta: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -74,7 +74,7 @@ def check_energy(problem: Problem) -> None:
         return
     x = problem.domain.sample(POINTS, torch.Generator().manual_seed(0), "uniform")
     draws = [_compared(problem, rows, x, seed) for seed in range(2 * len(rows) + 2)]
-    r, el = (torch.stack([d[i] for d in draws], 1) for i in (0, 1))  # (N, draws, R), (N, draws, m)
+    r, el = torch.stack([d[0] for d in draws], 1), torch.stack([d[1] for d in draws], 1)  # (N, draws, R or m)
     gap = el - r @ (torch.linalg.pinv(r, rtol=1e-10) @ el)
     if float(gap.abs().max()) > MISSED * max(float(el.abs().max()), 1e-300) or not bool(el.abs().max() > 0):
         raise BadInput(

@@ -53,7 +53,7 @@ def solve(
         raise BadInput(f"seconds is a positive budget, got {seconds!r}.")
     why = ""
     if method == "auto":
-        method, why = chosen(problem, model)
+        method, why = chosen(problem, model)  # type: ignore[arg-type]
     maker = make(method, options)
     if isinstance(problem, Semilinear) and method != "deep_bsde":
         raise Incompatible(f"the method {method!r} needs a domain; a Semilinear problem is solved by 'deep_bsde'.")

@@ -39,8 +39,8 @@ class Problem(ground.Problem):
 
     domain:      space (`Interval`, `Box`, `Disk`, ...), or space * Time(t0, t1)
     residual:    plain Python in fields, `lambda u: u.t + u * u.x - nu * u.xx`; arguments by name among unknowns,
-                 coordinates and parameters; a tuple of expressions, or a sequence of functions and `Equation`s, for
-                 systems
+                 coordinates and parameters (`*x` takes all coordinates); a tuple of expressions, or a sequence of
+                 functions and `Equation`s, for systems
     conditions:  `dirichlet`, `neumann`, `robin`, `periodic`, `initial`, `operator`, `data`, `integral_is`, `interface`
     unknowns:    names of the fields; a complex field is a pair of real ones
     parameters:  start values of unknown coefficients by name

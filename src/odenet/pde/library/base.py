@@ -61,9 +61,7 @@ def computed(name: str, **parameters: Any) -> Callable[[Tensor], Tensor]:
     return lambda points: found()(points)
 
 
-def sides(
-    space: Domain, value: Callable[..., Any], unknown: str | None = None, hard: bool | None = None
-) -> list[Condition]:
+def sides(space: Domain, value: Callable[..., Any], unknown: str | None = None) -> list[Condition]:
     """Values on a box, side by side: each a function of the coordinates along its side alone.
 
     value: of all coordinates, in order. No formula then says what the solution is inside, where methods continue
@@ -72,9 +70,7 @@ def sides(
     found = []
     for i, piece in enumerate(space._faces()):
         axis, end = divmod(i, 2)
-        found.append(
-            dirichlet(_held(value, axis, float(space.bounds[end, axis])), on=piece, unknown=unknown, hard=hard)
-        )
+        found.append(dirichlet(_held(value, axis, float(space.bounds[end, axis])), on=piece, unknown=unknown))
     return found
 
 

@@ -10,15 +10,20 @@ import torch
 from ...errors import BadInput
 from ..conditions import dirichlet
 from ..domain import Box, Hypercube, Interval
-from ..operators import div, grad, laplacian
+from ..operators import div, dot, grad, laplacian
 from ..shapes import Disk, Polygon
 from ..statement import Problem
-from .base import computed, count, pde_problem, positive, sides
+from .base import computed, count, pde_problem, positive
 
 PI = math.pi
 DEEPXDE = "Lu, Meng, Mao & Karniadakis (2021), DeepXDE, SIAM Review 63, 208; examples of the package"
 HAO = "Hao et al. (2023), PINNacle: a comprehensive benchmark of physics-informed neural networks, arXiv 2306.08827"
 WANG = "Wang, Teng & Perdikaris (2021), SIAM J. Sci. Comput. 43, A3055"
+
+
+def _bending(u: Any) -> Any:
+    """|grad u|^2 / 2."""
+    return dot(grad(u), grad(u)) / 2
 
 
 @pde_problem
@@ -40,12 +45,15 @@ def poisson(dim: int = 2, kind: str | None = None) -> Problem:
         waves = [torch.sin(PI * c) for c in x]
         return math.prod(waves[1:], start=waves[0]) if kind == "product" else sum(waves[1:], start=waves[0])
 
+    # by weight: interpolation between the sides would give the whole solution where it is a sum
+    values = dirichlet(0.0) if kind == "product" else dirichlet(exact, hard=False)
     rate = {"product": dim * PI**2, "sum": PI**2, "harmonic": 0.0}[kind]
     return Problem(
         Hypercube(dim),
         lambda u, *x: laplacian(u) + rate * exact(*x) if rate else laplacian(u),
-        dirichlet(0.0) if kind == "product" else sides(Hypercube(dim), exact, hard=None if dim <= 2 else False),
+        values,
         exact=exact,
+        energy=lambda u, *x: _bending(u) - rate * exact(*x) * u if rate else _bending(u),
         cite={
             "sum": "Mueller & Zeinhofer (2023), Achieving high accuracy with PINNs via energy natural gradients",
             "harmonic": "E & Yu (2018), The deep Ritz method, Commun. Math. Stat. 6, 1",
@@ -65,6 +73,7 @@ def poisson_lshape() -> Problem:
         lambda u: laplacian(u) + 1,
         dirichlet(0.0),
         reference=computed("l_shape"),
+        energy=lambda u: _bending(u) - u,
         facts={"corner": {"at": (0.0, 0.0), "power": 2 / 3}},
         cite=DEEPXDE,
     )
@@ -86,6 +95,7 @@ def poisson_holes() -> Problem:
         lambda u: laplacian(u),
         [dirichlet(1.0, on=outer), dirichlet(0.0, on=[p for p in space.pieces if p.startswith("disk")])],
         reference=computed("poisson_holes"),
+        energy=_bending,
         cite=HAO,
     )
 
@@ -129,6 +139,7 @@ def darcy(contrast: float = 2.0) -> Problem:
         lambda u, x, y: div([k(x, y) * slope for slope in grad(u)]) + 1,
         dirichlet(0.0),
         reference=computed("darcy", contrast=contrast),
+        energy=lambda u, x, y: k(x, y) * _bending(u) - u,
     )
 
 

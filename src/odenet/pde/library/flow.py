@@ -36,16 +36,19 @@ def momentum(viscosity: Any, inertia: Any = 1.0, steady: bool = True) -> Callabl
 
 @pde_problem
 def stokes() -> Problem:
-    """-Laplace u + grad p = 0, div u = 0 on [-1, 1]^2: colliding flow, u = 20 x y^3, v = 5 x^4 - 5 y^4, at the walls.
+    """-Laplace u + grad p = 0, div u = 0 on [-1, 1]^2, u = e^x (cos y - y sin y), v = -y e^x cos y at the walls.
 
-    p = 60 x^2 y - 20 y^3 has mean zero. Choose it as the smallest test of velocity and pressure together.
+    p = 2 (sinh 1 sin 1 - e^x cos y) has mean zero. Choose it as the smallest test of velocity and pressure together.
     """
 
     def u(x: Any, y: Any) -> Any:
-        return 20 * x * y**3
+        return torch.exp(x) * (torch.cos(y) - y * torch.sin(y))
 
     def v(x: Any, y: Any) -> Any:
-        return 5 * x**4 - 5 * y**4
+        return -y * torch.exp(x) * torch.cos(y)
+
+    def p(x: Any, y: Any) -> Any:
+        return 2 * math.sinh(1) * math.sin(1) - 2 * torch.exp(x) * torch.cos(y)
 
     space = Box((-1.0, -1.0), (1.0, 1.0), names=("x", "y"))
     return Problem(
@@ -53,7 +56,7 @@ def stokes() -> Problem:
         lambda u, v, p: (p.x - laplacian(u), p.y - laplacian(v), u.x + v.y),
         [*sides(space, u, "u"), *sides(space, v, "v"), integral_is(0.0, lambda p: p)],
         unknowns=FIELDS,
-        exact=lambda x, y: (u(x, y), v(x, y), 60 * x**2 * y - 20 * y**3),
+        exact=lambda x, y: (u(x, y), v(x, y), p(x, y)),
     )
 
 
@@ -149,7 +152,8 @@ def navier_stokes_inverse(nu: float = 0.01, n: int = 2000, noise: float = 0.0, s
 
     Data: Taylor and Green's vortices in a wind (1, 1/2) (a = 1, b = nu) at random places of [0, 2 pi]^2 x [0, 1], with
     normal errors of noise * std; without the wind any a would fit, with another pressure. The pressure is not measured
-    and known up to a function of time, which one tap at x = y = 0 fixes. Choose it to identify a flow without simulation data; `cylinder` reads the published wake.
+    and known up to a function of time, which one tap at x = y = 0 fixes. Choose it to identify a flow without
+    simulation data; `cylinder` reads the published wake.
     """
     positive(nu=nu)
     count(n=n)

@@ -138,7 +138,8 @@ class BoundaryNodes:
             x = torch.cat([self.columns[nodes], env["t"][:, None]], 1)
             block = Block("side", entry.rows, x, given)
             values = {key(leaf): 0.5 + torch.rand(len(nodes), dtype=REAL, generator=g) for leaf in block.leaves}
-            slopes = block.linearise(values, {})[1][0]
+            with torch.enable_grad():
+                slopes = block.linearise(values, {})[1][0]
             wide = torch.zeros(len(nodes), self.m * n, dtype=REAL)
             for leaf in block.leaves:
                 u = self.problem.unknowns.index(leaf.unknown)

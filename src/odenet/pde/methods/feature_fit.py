@@ -22,32 +22,51 @@ Corner = tuple[float, float, float, float]  # x, y, direction of the first side,
 
 @dataclass(frozen=True)
 class Corners:
-    """Singular functions of re-entrant corners: real and imaginary parts of (z e^(-i s))^(k pi / w), k = 1, 2, ...
+    """Singular functions of corners: with z from the corner, turned so that its first side is real, w its angle,
 
-    z: from the corner, s: direction of its first side, w: opening angle. They are harmonic; with Dirichlet conditions
-    on both sides the solution of Poisson's equation behaves like the imaginary parts.
+    real and imaginary parts of z^(k pi / w), k = 1, 2, ..., and where that power is an integer n of z^n log z. They are
+    harmonic; the solution of Poisson's equation behaves like them at a corner (Grisvard 1985, section 5.1).
     """
 
     corners: tuple[Corner, ...] = ()
-    each: int = 6
+    highest: float = 4.5
+
+    def powers(self, angle: float) -> list[tuple[float, bool]]:
+        """Exponents, and whether a logarithm comes with them."""
+        found = [k * math.pi / angle for k in range(1, 20) if k * math.pi / angle <= self.highest]
+        return [(round(p), True) if abs(p - round(p)) < 1e-9 else (p, False) for p in found]
+
+    @property
+    def size(self) -> int:
+        """Number of functions."""
+        return 2 * sum(len(self.powers(angle)) for *_, angle in self.corners)
 
     def __call__(self, x: Tensor, indices: Sequence[Index]) -> dict[Index, Tensor]:
-        """Derivatives (N, 2 each corners): D_x^a D_y^b f(z) = i^b f^(a+b)(z)."""
+        """Derivatives (N, size): D_x^a D_y^b f(z) = i^b f^(a+b)(z)."""
         out: dict[Index, list[Tensor]] = {a: [] for a in indices}
         for px, py, start, angle in self.corners:
             z = torch.complex(x[:, 0] - px, x[:, 1] - py)
-            r, theta = z.abs().clamp_min(1e-150), torch.remainder(z.angle() - start + 1e-12, 2 * math.pi) - 1e-12
-            for k in range(1, self.each + 1):
-                power = k * math.pi / angle
+            middle = start + angle / 2  # the branch cut lies opposite, outside
+            theta = torch.remainder(z.angle() - middle + math.pi, 2 * math.pi) - math.pi + angle / 2
+            r = z.abs().clamp_min(1e-100)
+            for power, log in self.powers(angle):
                 for a in indices:
-                    n, factor = sum(a), math.prod(power - j for j in range(sum(a)))
-                    f = factor * torch.polar(r ** (power - n), (power - n) * theta - n * start) * 1j ** a[1]
+                    f = _derivative(r, theta, power, log, sum(a))
+                    f = f * complex(math.cos(sum(a) * start), -math.sin(sum(a) * start)) * 1j ** a[1]
                     out[a] += [f.imag, f.real]
         return {a: torch.stack(columns, 1) for a, columns in out.items()}
 
 
-def reentrant(problem: Problem) -> Corners:
-    """The re-entrant corners of a polygon in the plane."""
+def _derivative(r: Tensor, theta: Tensor, power: float, log: bool, order: int) -> Tensor:
+    """The derivative of z^power (log z): that of z^p (a log z + b) is z^(p-1) (p a log z + p b + a)."""
+    a, b = (1.0, 0.0) if log else (0.0, 1.0)
+    for _ in range(order):
+        a, b, power = power * a, power * b + a, power - 1
+    return torch.polar(r**power, power * theta) * (a * torch.complex(r.log(), theta) + b)
+
+
+def corners_of(problem: Problem) -> Corners:
+    """The corners of a polygon in the plane."""
     vertices = getattr(problem.domain, "vertices", None)
     if vertices is None or problem.dim != 2:
         return Corners()
@@ -58,8 +77,7 @@ def reentrant(problem: Problem) -> Corners:
         ahead, behind = points[(i + 1) % len(points)] - p, points[i - 1] - p
         start = math.atan2(ahead.imag, ahead.real)
         angle = (math.atan2(behind.imag, behind.real) - start) % (2 * math.pi)
-        if angle > math.pi + 1e-9:
-            found.append((p.real, p.imag, start, angle))
+        found.append((p.real, p.imag, start, angle))
     return Corners(tuple(found))
 
 
@@ -128,9 +146,9 @@ def fit(
     names = {c.axis for c in around}
     low, high = problem.domain.bounds.tolist()
     axes = [Axis(a, b, n in names) for a, b, n in zip(low, high, problem.frame.coordinates)]
-    features, corners = draw(axes, width, generator, activation, share), reentrant(problem)
+    features, corners = draw(axes, width, generator, activation, share), corners_of(problem)
     m = len(problem.unknowns)
-    size = len(features.b) + 2 * corners.each * len(corners.corners)
+    size = len(features.b) + corners.size
     field = Fitted(features, corners, torch.zeros(size, m, dtype=REAL))
     rows = sum(len(es) for _, es in problem.traced)
     n = max(20, math.ceil(oversampling * size * m / rows))

@@ -163,7 +163,7 @@ class Design:
 def designs(plain: Sequence[Axis], width: int, functions: Sequence[Function]) -> list[Design]:
     """Candidates of one width: no stretching, and stretchings at the steep places of the functions (one axis)."""
     found = [Design(tuple(plain), width)]
-    if len(plain) > 1:
+    if len(plain) > 1 or plain[0].periodic:  # plain waves are orthogonal: more of them cost less than a stretching
         return found
     axis = plain[0]
     places = steep(axis, functions)

@@ -25,8 +25,9 @@ from .semidiscrete import Semidiscrete
 
 START = {0: 1, 1: 24, 2: 12}  # nodes along an axis to begin with, by the number of axes
 MOST = {0: 1, 1: 768, 2: 48}
-STORED = 4_000_000  # numbers of a history
+STORED, TIMES = 4_000_000, 1000  # numbers of a history, and of its times
 FIRST, LAST = 32, 400_000  # fixed steps
+WILD = 1e8  # growth of a solution above which fixed steps are taken for unstable
 FAR = 1e-2  # estimated error above which a solution is not to be trusted
 LOOKS = 40  # products with the Jacobian to estimate its size
 
@@ -163,24 +164,31 @@ class Lines(Method):
                 self.tolerance / 10 * scale, steps, max_steps=None, on_failure="return", seconds=max(run.left, 1e-3),
             )  # fmt: skip
             times, states = found.nodes
-            stride = max(1, math.ceil(2 * len(times) * len(problem.unknowns) * system.grid.size / STORED))
+            most = min(TIMES, STORED // (2 * len(problem.unknowns) * system.grid.size))
+            stride = math.ceil(len(times) / max(2, most))
             kept = sorted({*range(0, len(times), stride), len(times) - 1})
             history = _history(system, [times[i] for i in kept], [states[i] for i in kept], split)
-        return March(history, found.status in REACHED, found.message, n, len(times) - 1, found)
+        message, reached = found.message, found.status in REACHED
+        if reached and not float(history.values.abs().max()) < WILD * scale:
+            message, reached = f"{self.integrator!r} with {len(times) - 1} steps is unstable.", False
+        return March(history, reached, message, n, len(times) - 1, found)
 
     def _stable(self, system: Semidiscrete, y0: Tensor) -> int:
         """Steps below which an explicit method would surely be unstable: |h J| <= 2."""
         if integrators.get(self.integrator).implicit:
             return 0
         first, last = (float(v) for v in system.problem.domain.bounds[:, -1])
-        J, v, size = system.jacobian(first, y0, {}), torch.cos(torch.arange(len(y0)).double() ** 2), 0.0
+        J, v = system.jacobian(first, y0, {}), torch.cos(torch.arange(len(y0)).double() ** 2)
+        growth = []
         for _ in range(LOOKS):
             v = J @ v
             size = float(v.norm())
             if not size:
                 return 0
+            growth.append(math.log(size))
             v = v / size
-        return math.ceil((last - first) * size / 2)
+        rate = math.exp(sum(growth[LOOKS // 2 :]) / (LOOKS - LOOKS // 2))
+        return math.ceil((last - first) * rate / 2)
 
 
 def _history(system: Semidiscrete, times: list[float], states: list[Tensor], split: Split | Modes | None) -> History:

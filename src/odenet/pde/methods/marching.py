@@ -18,7 +18,7 @@ from .base import METHODS, Method, Run, make
 class TimeMarching(Method):
     """Solve window after window in time with another method; the state at the end of one starts the next.
 
-    windows: their number; of: the method inside; options: of that method
+    windows: their number; of: the method inside; options: of that method (None: a net of 16 x 16, small as windows are)
     The error of a window is carried on, so every one gets its share of the budget.
     """
 
@@ -38,7 +38,7 @@ class TimeMarching(Method):
         return None
 
     def solve(self, problem: Problem, run: Run) -> Solution:
-        inner = make(self.of, self.options or {})
+        inner = self._inner()
         edges, found, parts = self._edges(problem), Windows([], self._edges(problem)), []
         for k in range(self.windows):
             part = window(problem, edges[k], edges[k + 1], found.fields[-1] if k else None)
@@ -54,19 +54,23 @@ class TimeMarching(Method):
         bad = [k for k, sol in enumerate(parts) if sol.status == "suspect"]
         message = f"Windows {', '.join(str(k + 1) for k in bad)}: {parts[bad[0]].message}" if bad else ""
         status = "stopped" if run.stopped else "suspect" if bad else "budget"
-        chosen = {"windows": self.windows, "of": self.of, **{k: v for k, v in parts[0].settings.items()}}
+        chosen = {"windows": self.windows, "of": self.of, **parts[0].settings}
         return Solution(
             problem, "time_marching", found, run.seed, run.used, status, message, run.history, settings=chosen
         )
 
     def restore(self, problem: Problem, tensors: Mapping[str, Tensor], run: Run) -> Field:
         edges = tensors["edges"].tolist()
-        inner, found = make(self.of, self.options or {}), Windows([], edges)
+        inner, found = self._inner(), Windows([], edges)
         for k in range(self.windows):
             part = window(problem, edges[k], edges[k + 1], found.fields[-1] if k else None)
             own = {n.removeprefix(f"{k}."): v for n, v in tensors.items() if n.startswith(f"{k}.")}
             found.fields.append(inner.restore(part, own, run))
         return found
+
+    def _inner(self) -> Method:
+        small = {"width": 16, "depth": 2} if self.of != "random_features" else {}
+        return make(self.of, small if self.options is None else self.options)
 
     def _edges(self, problem: Problem) -> list[float]:
         low, high = (float(v) for v in problem.domain.bounds[:, -1])

@@ -41,7 +41,7 @@ class RandomFeatures(Method):
     windows      number of windows in time; None: as long as the tolerance allows
     nodes        of Radau's rule on a window
     features     "sin" or "tanh"
-    oversampling collocation points per feature
+    oversampling collocation points per feature; None: 2 in a march, 4 in a fit
     most         largest number of features
     Choose it for smooth or sharply layered problems in up to two space dimensions and time: it is the fastest.
     """
@@ -52,7 +52,7 @@ class RandomFeatures(Method):
     windows: int | None = None
     nodes: int | None = None
     features: str = "sin"
-    oversampling: float = 2.0
+    oversampling: float | None = None
     most: int = 1200
 
     when = "smooth or sharply layered problems in up to three coordinates: the fastest where it applies"
@@ -62,7 +62,11 @@ class RandomFeatures(Method):
             raise BadInput(f"features are sin or tanh, got {self.features!r}.")
         if self.width is not None and not 1 <= self.width <= 10_000:
             raise BadInput(f"width is a number of features from 1 to 10000, got {self.width!r}.")
-        if not self.oversampling > 0 or not self.accuracy > 0 or not (self.tolerance is None or self.tolerance > 0):
+        if (
+            not (self.oversampling or 1) > 0
+            or not self.accuracy > 0
+            or not (self.tolerance is None or self.tolerance > 0)
+        ):
             raise BadInput("oversampling, accuracy and tolerance are positive numbers.")
         if self.nodes is not None and not 2 <= self.nodes <= 20:
             raise BadInput(f"nodes is from 2 to 20, got {self.nodes!r}.")
@@ -116,7 +120,7 @@ class RandomFeatures(Method):
             self.width or 60,
             self.most,
             seed=run.seed * 100 + i,
-            oversampling=self.oversampling,
+            oversampling=self.oversampling or 2.0,
             activation=self.features,
             adapt=self.width is None,
             windows=self.windows,
@@ -152,7 +156,7 @@ class RandomFeatures(Method):
                     break
                 began = time.perf_counter()
                 trial = fit(
-                    problem, width, run.seed, self.features, share, self.oversampling, None if best is None else best[1]
+                    problem, width, run.seed, self.features, share, self.oversampling or 4.0, best[1] if best else None
                 )
                 spent = time.perf_counter() - began
                 residual = relative(problem, trial, run.seed)

@@ -15,6 +15,7 @@ from ...optimise.base import Objective, Optimiser, State
 from ..ansatz import Ansatz, ansatz
 from ..collocation import CHUNK, Block, Collocation, blocks
 from ..conditions import Condition, number
+from ..energies import energy
 from ..expressions import Expression, is_constant
 from ..solution import Field, Solution
 from ..statement import Problem
@@ -50,10 +51,14 @@ class Energy(Objective):
             self.w[i] @ b.residual(b.values(self.model.channels(self.ready[i]), self.model.problem.unknowns), {})[:, 0]
         )
 
-    def value(self, theta: Tensor) -> Tensor:
+    def energy(self, theta: Tensor) -> Tensor:
+        """E without penalties."""
         self.soft.put(theta)
         with torch.no_grad():
-            total = torch.stack([self.integral(i) for i in range(len(self.parts))]).sum()
+            return torch.stack([self.integral(i) for i in range(len(self.parts))]).sum()
+
+    def value(self, theta: Tensor) -> Tensor:
+        total = self.energy(theta)
         return total + self.soft.value(theta) if self.soft.found else total
 
     def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,13 +147,13 @@ class DeepRitz(Method):
             net_options=self.net_options, harmonics=self.harmonics, wanted=self.hard, seed=run.seed,
         )  # fmt: skip
 
-    def _system(self, problem: Problem, model: Ansatz, run: Run, draw: int, more: int = 1) -> Energy:
+    def _system(self, problem: Problem, model: Ansatz, run: Run, draw: int) -> Energy:
         generator = run.generator(1000 + draw)
         if self.fresh:
             x = problem.domain.sample(self.points, generator, "uniform")
             w = torch.full((len(x),), problem.domain.measure / len(x), dtype=x.dtype)
         else:
-            x, w = problem.domain.quadrature(more * self.points)
+            x, w = problem.domain.quadrature(self.points)
         soft = [
             b for b in blocks(problem, self.points, generator, "uniform" if self.fresh else "sobol", model.hard.met)
             if isinstance(b.source, Condition) and not _natural(b.source, problem)
@@ -160,17 +165,15 @@ class DeepRitz(Method):
     def _finished(self, problem: Problem, run: Run, system: Energy, state: State, optimiser: Optimiser) -> Solution:
         system.soft.put(state["theta"])
         status, message = optimiser.status(state) or ("stopped" if run.stopped else "budget"), ""
-        trained = float(system.value(state["theta"]))
-        other = float(self._system(problem, system.model, run, 10**6, 3).value(state["theta"]))
+        trained, found = float(system.energy(state["theta"])), Model(system.model)
+        other = energy(problem, found.jet, max(1000, 3 * self.points))
         if not self.fresh and abs(other - trained) > APART * max(abs(other), abs(trained)):
             status = "suspect"
             message = f"At other points the energy is {other:.4g} instead of {trained:.4g}: take more points."
         chosen = {
             "width": self.width, "depth": self.depth, "points": self.points, "weights": system.size, "energy": other
         }  # fmt: skip
-        return Solution(
-            problem, "deep_ritz", Model(system.model), run.seed, run.used, status, message, run.history, settings=chosen
-        )
+        return Solution(problem, "deep_ritz", found, run.seed, run.used, status, message, run.history, settings=chosen)
 
 
 def _natural(c: Condition, problem: Problem) -> bool:

@@ -138,7 +138,8 @@ class Semidiscrete(Field):
     def slopes(self, values: Mapping[Any, Tensor], t: Time) -> list[dict[Any, Tensor]]:
         """For every equation its derivatives (size,) by leaf."""
         x = torch.cat([self.grid.nodes, torch.full((self.grid.size, 1), float(t), dtype=REAL)], 1)
-        return Block("equations", self.rows, x).linearise(values, {})[1]
+        with torch.enable_grad():
+            return Block("equations", self.rows, x).linearise(values, {})[1]
 
     def assembled(self, slopes: list[dict[Any, Tensor]]) -> Tensor:
         """(D, D): the linear map that these derivatives are of."""

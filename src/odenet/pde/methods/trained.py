@@ -209,6 +209,6 @@ _trained(
 )  # fmt: skip
 _trained(
     "lagaris",
-    "Trial solutions of Lagaris, Likas & Fotiadis (1998): small ordinary and boundary value problems, a closed formula.",
+    "Trial solutions of Lagaris, Likas & Fotiadis (1998): small ordinary problems whose answer is a short formula.",
     optimiser="bfgs", width=10, depth=1, activation="sigmoid", sampling="grid", points=10,
 )  # fmt: skip

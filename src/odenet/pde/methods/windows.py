@@ -148,6 +148,7 @@ class Marcher:
     adapt: bool = True
     windows: int | None = None
     slack: float = 1.0
+    gain: float = 0.5
     over: Clock = lambda: False
     draws: int = 0
     remaps: int = 0
@@ -275,14 +276,9 @@ class Marcher:
     def _chosen(self, width: int, wanted: Sequence[Function], goal: float) -> tuple[Design, float]:
         """Of all designs the one that holds the wanted functions best; wider ones until the goal is met.
 
-        Functions with kinks converge slowly: widening ends where it gains less than a factor two.
+        Functions with kinks converge slowly: widening ends where it gains less than a factor `gain`.
         """
         best, least, before = Design(self.system.axes, width), float("inf"), float("inf")
-        if all(axis.periodic for axis in self.system.axes):  # unstretched waves cost little: up to three times as many
-            for more in (1.0, 1.4, 2.0, 2.8):
-                plain = Design(self.system.axes, round(more * width))
-                if plain.width <= self.most and (error := self._space(plain, COARSER).gap(wanted)) < 0.3 * goal:
-                    return plain, error
         while True:
             for design in designs(self.system.axes, width, wanted):
                 error = self._space(design, COARSER).gap(wanted)
@@ -290,7 +286,7 @@ class Marcher:
                     best, least = design, error
                 if design.plain and error < 0.1 * goal:  # no stretching where none is needed
                     return best, least
-            if least < goal or width * 1.4 > self.most or least > 0.5 * before:
+            if least < goal or width * 1.4 > self.most or least > self.gain * before:
                 return best, least
             width, before = round(1.4 * width), least
 

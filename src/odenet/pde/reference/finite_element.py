@@ -103,7 +103,7 @@ def permeability(points: Tensor, contrast: float = 2.0) -> Tensor:
 
 
 @reference()
-def darcy(contrast: float = 2.0) -> Recipe:
+def darcy(contrast: float = 2.0, degree: int = 12) -> Recipe:
     """Darcy's flow through a medium of varying permeability: -div(k grad u) = 1 on [0, 1]^2, u = 0 on the boundary.
 
     k = exp(contrast sin(2 pi x) cos(pi y)) (`permeability`). At the corners u behaves as r^2 log r: the elements are
@@ -111,7 +111,7 @@ def darcy(contrast: float = 2.0) -> Recipe:
     """
 
     def solve(level: int) -> Tables:
-        p, half = (8, 10)[level], graded(0.5, (4e-3, 2e-3)[level], 4.0, 0.16)
+        p, half = (degree - 2, degree)[level], graded(0.5, (4e-3, 2e-3)[level], 4.0, 0.16)
         lines = np.concatenate([half, 1 - half[-2::-1]])
         grid = mesh(rectangles(lines, lines), p)
         boundary = np.abs(grid.nodes - 0.5).max(1) > 0.5 - 1e-12
@@ -124,5 +124,5 @@ def darcy(contrast: float = 2.0) -> Recipe:
         u = solve_elliptic(grid, k, lambda x, y: np.ones_like(x), boundary, np.zeros(len(grid.nodes)))
         return tensor_tables(u[grid.numbers], lines, lines, p)
 
-    how = "Quadrilateral elements of degree 10 graded towards the sides, one sparse solve"
+    how = f"Quadrilateral elements of degree {degree} graded towards the sides, one sparse solve"
     return Recipe(evaluate, how, ((0.0, 0.0), (1.0, 1.0)), solve=solve)
