@@ -239,7 +239,7 @@ def burgers() -> Statement:
 
     def residuals(grad: Any, x: Tensor, y: Tensor) -> list[Tensor]:
         u_x, u_t = grad.jacobian(y, x, i=0, j=0), grad.jacobian(y, x, i=0, j=1)
-        return [u_t + y * u_x - 0.01 / PI * grad.hessian(y, x, i=0, j=0)]
+        return [u_t + y * u_x - 0.011 / PI * grad.hessian(y, x, i=0, j=0)]
 
     def start(x: Tensor, *_: Tensor) -> Tensor:
         return -torch.sin(PI * x)
