@@ -216,7 +216,7 @@ def wave() -> Statement:
         resampled=True, soft=(WALLS, Soft("initial", start), Soft("rest")), weights="initial",
         features=(lambda x: (x - 0.5) * 2 * math.sqrt(3), 2), decay=("inverse time", 2000, 0.9), like="wave_1d.py",
     )  # fmt: skip
-    tuned = Setting(40, 4, transform=_from(start, lambda x: 4 * x * (1 - x), order=2))
+    tuned = Setting(40, 4, transform=_from(start, lambda x: 4 * x * (1 - x), order=1))
     return Statement(residuals, stock, tuned, box=((0.0,), (1.0,)))
 
 
@@ -239,7 +239,7 @@ def burgers() -> Statement:
 
     def residuals(grad: Any, x: Tensor, y: Tensor) -> list[Tensor]:
         u_x, u_t = grad.jacobian(y, x, i=0, j=0), grad.jacobian(y, x, i=0, j=1)
-        return [u_t + y * u_x - 0.011 / PI * grad.hessian(y, x, i=0, j=0)]
+        return [u_t + y * u_x - 0.01 / PI * grad.hessian(y, x, i=0, j=0)]
 
     def start(x: Tensor, *_: Tensor) -> Tensor:
         return -torch.sin(PI * x)

@@ -62,14 +62,19 @@ def _pde_in_words(name: str, maker: Any) -> str:
     parameters = inspect.signature(maker).parameters.values()
     if parameters:
         lines.append(f"  {'parameters:':13}{', '.join(f'{p.name}={p.default!r}' for p in parameters)}")
-    problem = maker()
-    for label, text in {
+    for label, text in _facts(maker()).items():
+        if text:
+            lines += textwrap.wrap(text, 100, initial_indent=f"  {label + ':':13}", subsequent_indent=" " * 15)
+    return "\n".join(lines)
+
+
+def _facts(problem: Any) -> dict[str, str]:
+    if not hasattr(problem, "traced"):  # semilinear, in high dimension
+        return {"dimension": str(problem.dim), "cite": problem.cite}
+    return {
         "unknowns": ", ".join(problem.unknowns),
         "equations": "; ".join(f"0 = {e}" for _, es in problem.traced for e in es),
         "conditions": "; ".join(map(repr, problem.conditions)),
         "truth": "closed form" if problem.exact else "computed reference" if problem.reference else "none",
         "cite": problem.cite,
-    }.items():
-        if text:
-            lines += textwrap.wrap(text, 100, initial_indent=f"  {label + ':':13}", subsequent_indent=" " * 15)
-    return "\n".join(lines)
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,45 +55,61 @@ def resume(folder: Path, seconds: float, letters: Letters) -> int:
     return _solved(_problem(asked["name"], None, asked["parameters"]), folder, asked, True, letters)
 
 
-def _problem(name: str, own: Any, parameters: dict[str, Any]) -> pde.Problem:
+def _problem(name: str, own: Any, parameters: dict[str, Any]) -> Any:
     problem = pde.get(name, **parameters) if own is None else own(**parameters) if callable(own) else own
-    if not isinstance(problem, pde.Problem):
+    if not isinstance(problem, pde.Problem | pde.Semilinear):
         raise BadInput(
             f"{name!r} is no PDE problem but {type(problem).__name__}; name a pde.Problem or a function of one."
         )
     return problem
 
 
-def _solved(problem: pde.Problem, folder: Path, asked: dict[str, Any], again: bool, letters: Letters) -> int:
+def _solved(problem: Any, folder: Path, asked: dict[str, Any], again: bool, letters: Letters) -> int:
     with Live(asked["seconds"]) as live:
         sol = pde.solve(
             problem, asked["method"], asked["seconds"], asked["seed"], progress=live, folder=folder, resume=again,
             **asked["options"],
         )  # fmt: skip
     sol.save(folder)
-    drawn = plots.save(sol, folder)
+    drawn = plots.save(sol, folder) if isinstance(sol, Solution) else []
     (folder / "summary.txt").write_text(summary(sol) + "\n")
     print(letters(summary(sol)))
     print(f"\n{folder}" + (f"  ({', '.join(p.name for p in drawn)})" if drawn else ""))
     return 0
 
 
-def summary(sol: Solution) -> str:
+def summary(sol: Any) -> str:
     """What a user wants to know first: error, residual, status, time, what was chosen and why."""
-    lines = [f"{sol.problem.name or 'problem'}  {sol.problem.about}".rstrip(), ""]
+    title = f"{sol.problem.name or 'problem'}  {sol.problem.about}".rstrip()
     facts: dict[str, Any] = {
         "method": sol.method,
         "status": sol.status,
         "seconds": f"{sol.seconds:.1f}",
-        "rel. L2 error": "no truth to compare with" if sol.rel_l2 is None else f"{sol.rel_l2:.3g}",
-        "residual": f"{sol.residual:.3g} of its terms, at points that no method saw",
-        **{f"  {k}": f"{v:.3g}" for k, v in (sol.residuals.items() if len(sol.residuals) > 1 else ())},
-        **{k: _inferred(sol, i, k) for i, k in enumerate(sol.parameters)},
+        **_accuracy(sol),
         "chosen": ", ".join(f"{k} {v}" for k, v in sol.settings.items() if k != "options"),
         "note": sol.message,
     }
     width = max(map(len, facts))
-    return "\n".join(lines + [f"{k.ljust(width)}  {v}" for k, v in facts.items() if v != ""])
+    lines = [title, ""]
+    for key, text in facts.items():
+        if text != "":
+            lines += textwrap.wrap(
+                text, initial_indent=f"{key.ljust(width)}  ", subsequent_indent=" " * (width + 2), width=100
+            )
+    return "\n".join(lines)
+
+
+def _accuracy(sol: Any) -> dict[str, str]:
+    error = "no truth to compare with" if sol.rel_l2 is None else f"{sol.rel_l2:.3g}"
+    if not isinstance(sol, Solution):  # one value of a problem in high dimension
+        return {"value": f"{sol.value:.6g} +- {sol.error:.2g}, estimated", "relative error": error}
+    parts = sol.residuals.items() if len(sol.residuals) > 1 else ()
+    return {
+        "rel. L2 error": error,
+        "residual": f"{sol.residual:.3g} of its terms, at points that no method saw",
+        **{f"  {k}": f"{v:.3g}" for k, v in parts},
+        **{k: _inferred(sol, i, k) for i, k in enumerate(sol.parameters)},
+    }
 
 
 def _inferred(sol: Solution, i: int, name: str) -> str:

@@ -53,7 +53,7 @@ def solve(
         raise BadInput(f"seconds is a positive budget, got {seconds!r}.")
     why = ""
     if method == "auto":
-        method, why = chosen(problem, model)  # type: ignore[arg-type]
+        method, why = chosen(problem, model)
     maker = make(method, options)
     if isinstance(problem, Semilinear) and method != "deep_bsde":
         raise Incompatible(f"the method {method!r} needs a domain; a Semilinear problem is solved by 'deep_bsde'.")
@@ -72,12 +72,14 @@ def solve(
     return solution
 
 
-def chosen(problem: Problem, model: nn.Module | None) -> tuple[str, str]:
+def chosen(problem: Problem | Semilinear, model: nn.Module | None) -> tuple[str, str]:
     """The method that suits, and one sentence why."""
-    for name in ("deep_bsde", "random_features") if model is None else ():
-        if name in METHODS and make(name, {}).suits(problem) is None:
-            return name, f"{name}: {METHODS.get(name).when}"  # type: ignore[attr-defined]
-    name = trained_method(problem)
+    if isinstance(problem, Semilinear):
+        name = "deep_bsde"
+    elif model is None and "random_features" in METHODS and make("random_features", {}).suits(problem) is None:
+        name = "random_features"
+    else:
+        name = trained_method(problem)
     return name, f"{name}: {METHODS.get(name).when}"  # type: ignore[attr-defined]
 
 
