@@ -112,7 +112,7 @@ def bench(
     what: Literal["solvers", "pde"],
     /,
     *,
-    problems: tuple[str, ...] = (),
+    problems: tuple[str, ...] = ("all",),
     methods: tuple[str, ...] = (),
     tolerances: tuple[float, ...] = (1e-3, 1e-5, 1e-7, 1e-9),
     steps: tuple[int, ...] = (100, 400, 1600, 6400),
@@ -128,8 +128,8 @@ def bench(
 
     Args:
         what: solvers: work-precision diagrams of one or more problems. pde: the table of PDE problems and targets.
-        problems: Names that odenet list problems (hires if none are given) or list pdes prints (all of the table), or
-            package.module:Object, an InitialValueProblem.
+        problems: Names that odenet list problems or list pdes prints, or package.module:Object, an InitialValueProblem;
+            all: the whole table of PDE problems, and hires among the others.
         methods: Integrators and solvers of other libraries such as torchdiffeq:dopri5 or scipy:Radau; of the table
             random_features and trained.
         tolerances: For methods that control their error.
@@ -145,13 +145,15 @@ def bench(
     if what == "pde":
         from ..experiment.bench_pde import bench_pde
 
-        done = bench_pde(problems, methods, seeds=seeds, share=share, peers=peers, name=name, out=out)
+        tasks = () if problems == ("all",) else problems
+        done = bench_pde(tasks, methods, seeds=seeds, share=share, peers=peers, name=name, out=out)
         print(in_letters_of(done.text))
         return 130 if done.stopped else 0
     from ..experiment.bench import bench_solvers
     from ..fields.testset import IVPS
 
-    asked = [p if p in IVPS or ":" not in p else imported(p) for p in problems or ("hires",)]
+    named = ("hires",) if problems == ("all",) else problems
+    asked = [p if p in IVPS or ":" not in p else imported(p) for p in named]
     methods = methods or ("dopri5", "radau_iia5", "bdf", "rodas4")
     ended = bench_solvers(asked, methods, tolerances, steps, repeats=repeats, seconds=seconds, name=name, out=out)
     print(in_letters_of(ended.text))

@@ -164,7 +164,7 @@ def _peer(task: Task, seed: int, share: float) -> Row:
         found = deepxde_peer.run(task.problem, task.arguments, task.seconds * share, seed, PEERS[task.method])
     except OdenetError as refusal:
         return _refused(task, seed, share, refusal, 0.0)
-    settings = found["settings"] | {k: found[k] for k in ("iterations", "loss", "deepxde", "threads")}
+    settings = found["settings"] | {k: found[k] for k in ("iterations", "broken", "loss", "deepxde", "threads")}
     return Row(
         task.title, task.method, seed, found["rel_l2"], None, found["seconds"], found["processor"], "budget",
         task.target, task.seconds * share, settings, [(t, e) for t, e in found["curve"] if e is not None],

@@ -5,8 +5,9 @@
 prints one line of JSON: rel_l2, seconds, loss, iterations of each optimiser, and the curve of error over seconds.
 
 stock   settings of the package's examples, float32: Adam for 40 % of the seconds, then L-BFGS until it stops
-tuned   float64, conditions by construction, more points: Adam for 20 %, L-BFGS up to 80 %, NNCG; the weights of least
-        loss are the answer
+tuned   float64, conditions by construction, more points: Adam for 20 %, L-BFGS up to 80 %, then NNCG, with a smaller
+        preconditioner where it breaks off, and L-BFGS again where it does so twice or a step would take too long; the
+        weights of least loss are the answer
 
 The package is no dependency: it is used where it can be imported, or where ODENET_DEEPXDE_PATH names the folder that it
 was installed into (`pip install --target FOLDER deepxde`). A process of its own keeps its global settings away from us.
@@ -34,10 +35,12 @@ from ..errors import BadInput, Incompatible, OdenetError
 from .deepxde_problems import STATEMENTS, Setting, Soft, Statement
 
 WHERE = "ODENET_DEEPXDE_PATH"
-OPTIMISERS = ("adam", "L-BFGS", "NNCG")
-SHARES = {"stock": (0.4, 1.0), "tuned": (0.2, 0.8, 1.0)}  # of the seconds, where each ends
+PLANS = {  # optimisers, and the share of the seconds at which each ends
+    "stock": (("adam", 0.4), ("L-BFGS", 1.0)),
+    "tuned": (("adam", 0.2), ("L-BFGS", 0.8), ("NNCG", 1.0), ("NNCG", 1.0), ("L-BFGS", 1.0)),
+}
+VARIANTS = tuple(PLANS)
 NNCG_LEAST = 70  # products with the Hessian of the shortest step: 50 for the preconditioner
-VARIANTS = tuple(SHARES)
 ENDLESS = 10**9
 ABSENT = (
     "DeepXDE is not installed here; install it beside (pip install --target FOLDER deepxde) "
@@ -85,7 +88,8 @@ def run(name: str, arguments: Mapping[str, Any], seconds: float, seed: int, vari
 class Watch:
     """The clock, without what is not training, and what was seen on the way.
 
-    ends: used seconds at which the phase under way stops; aside: processor seconds of what is not training
+    ends: used seconds at which the phase under way stops; aside: processor seconds of what is not training; broken: why
+    NNCG broke off
     """
 
     seconds: float
@@ -94,6 +98,7 @@ class Watch:
     ends: float = 0.0
     spent: float = 0.0
     aside: float = 0.0
+    broken: str = ""
     since: float = field(default_factory=time.perf_counter)
     curve: list[tuple[float, float | None]] = field(default_factory=list)
     best: tuple[float, dict[str, Any]] | None = None
@@ -175,6 +180,7 @@ def solved(
         "name": name, "arguments": dict(arguments), "variant": variant, "seed": seed, "rel_l2": final,
         "seconds": used, "processor": cpu, "loss": _number(loss), "iterations": iterations,
         "curve": [*watch.curve, (used, final)], "settings": _told(setting, variant, model, dde),
+        "broken": watch.broken,
         "deepxde": dde.__version__, "threads": torch.get_num_threads(),
     }  # fmt: skip
 
@@ -205,7 +211,7 @@ def _told(setting: Setting, variant: str, model: Any, dde: Any) -> dict[str, Any
     """The settings as JSON: of functions only whether they are there."""
     plain = {k: v for k, v in asdict(setting).items() if isinstance(v, str | int | float)}
     return {
-        **plain, "weights": model.loss_weights, "float": dde.config.default_float(), "shares": SHARES[variant],
+        **plain, "weights": model.loss_weights, "float": dde.config.default_float(), "plan": PLANS[variant],
         "hard": setting.transform is not None, "features": setting.features is not None,
         "weights of the net": model.net.num_trainable_parameters(),
     }  # fmt: skip
@@ -288,24 +294,30 @@ def _trained(dde: Any, model: Any, setting: Setting, variant: str, watch: Watch)
 
     model._test = off_the_clock
     steps: dict[str, int] = {}
-    weights, pace = _weights(model, setting), 0.0
+    weights, pace, seconds = _weights(model, setting), 0.0, watch.seconds
     watch.spent, watch.best, watch.since = 0.0, None, time.perf_counter()
-    for optimiser, share in zip(OPTIMISERS, SHARES[variant]):
+    for optimiser, share in PLANS[variant]:
         before, began = model.train_state.iteration, watch.used
-        if optimiser == "NNCG" and watch.seconds - began < 2 * pace * NNCG_LEAST:
-            break  # not one step would end in time
-        if optimiser == "L-BFGS" and (1 - share) * watch.seconds < 2 * pace * NNCG_LEAST:
-            share = 1.0
+        rest = share * seconds - began
+        if rest < seconds / 50 or (optimiser == "NNCG" and rest < 2 * pace * NNCG_LEAST):
+            continue
         if optimiser != "adam":
-            _options(dde, optimiser, setting, variant, pace, share * watch.seconds - began)
+            _options(dde, optimiser, setting, variant, pace, rest, 10 if watch.broken else 50)
         words: dict[str, Any] = {"lr": setting.rate, "decay": setting.decay} if optimiser == "adam" else {}
         model.compile(optimiser, loss_weights=weights, verbose=0, **words)
         watch.begin(share)
         extra = [dde.callbacks.PDEPointResampler(period=1)] if setting.resampled and optimiser == "adam" else []
         every = 1 if optimiser == "NNCG" else ENDLESS
-        model.train(iterations=ENDLESS, display_every=every, callbacks=[*extra, follower], verbose=0)
-        steps[optimiser] = model.train_state.iteration - before
-        pace = (watch.used - began) / max(1, steps[optimiser])
+        try:
+            model.train(iterations=ENDLESS, display_every=every, callbacks=[*extra, follower], verbose=0)
+        except torch.linalg.LinAlgError as failure:  # the preconditioner of NNCG, where the Hessian is indefinite
+            if watch.best is None:
+                raise
+            model.net.load_state_dict(watch.best[1])
+            watch.broken = str(failure)
+        done = model.train_state.iteration - before
+        steps[optimiser] = steps.get(optimiser, 0) + done
+        pace = (watch.used - began) / max(1, done)
     off_the_clock()
     return steps
 
@@ -320,7 +332,7 @@ def _weights(model: Any, setting: Setting) -> list[float] | None:
     return [5 / float(loss) for loss in history.loss_train[0]]
 
 
-def _options(dde: Any, optimiser: str, setting: Setting, variant: str, pace: float, rest: float) -> None:
+def _options(dde: Any, optimiser: str, setting: Setting, variant: str, pace: float, rest: float, rank: int) -> None:
     """Steps between two looks at the clock: a fiftieth of the time left, in L-BFGS the package's 1000 at most.
 
     pace: seconds of a step before this one; a product with the Hessian takes about twice as long
@@ -328,7 +340,7 @@ def _options(dde: Any, optimiser: str, setting: Setting, variant: str, pace: flo
     affordable = rest / 50 / max(pace, 1e-6)
     if optimiser == "NNCG":
         products = int(min(max(affordable, 20), 1000))
-        dde.optimizers.set_NNCG_options(rank=50, mu=setting.damping, cgmaxiter=products)
+        dde.optimizers.set_NNCG_options(rank=rank, mu=setting.damping, cgmaxiter=products)
         return
     never = {} if variant == "stock" else {"gtol": 0.0, "maxiter": ENDLESS}
     dde.optimizers.set_LBFGS_options(maxcor=setting.memory, **never)

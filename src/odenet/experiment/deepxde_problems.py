@@ -216,7 +216,7 @@ def wave() -> Statement:
         resampled=True, soft=(WALLS, Soft("initial", start), Soft("rest")), weights="initial",
         features=(lambda x: (x - 0.5) * 2 * math.sqrt(3), 2), decay=("inverse time", 2000, 0.9), like="wave_1d.py",
     )  # fmt: skip
-    tuned = Setting(40, 4, transform=_from(start, lambda x: 4 * x * (1 - x), order=1))
+    tuned = Setting(40, 4, transform=_from(start, lambda x: 4 * x * (1 - x), order=2))
     return Statement(residuals, stock, tuned, box=((0.0,), (1.0,)))
 
 

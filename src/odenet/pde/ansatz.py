@@ -236,7 +236,7 @@ def ansatz(
     problem: Problem,
     model: nn.Module | None = None,
     *,
-    width: int = 24,
+    width: int = 20,
     depth: int = 3,
     activation: str = "tanh",
     net: str = "mlp",

@@ -110,7 +110,7 @@ def ntk(system: Collocation, theta: Tensor, before: Balance, momentum: float = 0
     return _averaged(_inverse(traces), before, momentum)
 
 
-def self_adaptive(system: Collocation, theta: Tensor, before: Balance, rate: float = 0.1) -> Balance:
+def self_adaptive(system: Collocation, theta: Tensor, before: Balance, rate: float = 0.01) -> Balance:
     """lambda = s^2 for every row, s by ascent of the loss: s <- s + rate * s * r^2 / mean(r^2); s = 1 at first.
 
     L. D. McClenny & U. M. Braga-Neto, J. Comput. Phys. 474 (2023) 111722, with the mask m(s) = s^2. The mean over the

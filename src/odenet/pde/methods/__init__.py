@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from . import bsde, marching, random_features, ritz, trained
+from . import bsde, discrete_time, lines, marching, random_features, ritz, trained
 from .base import METHODS, Method, Run, make
 
-__all__ = ["METHODS", "Method", "Run", "bsde", "make", "marching", "random_features", "ritz", "trained"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Run",
+    "bsde",
+    "discrete_time",
+    "lines",
+    "make",
+    "marching",
+    "random_features",
+    "ritz",
+    "trained",
+]

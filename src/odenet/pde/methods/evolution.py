@@ -79,6 +79,17 @@ def rule(q: int) -> Rule:
     return Rule(q)
 
 
+def at_nodes(rule: Rule, top: int, k: int, K: Tensor, state: Sequence[Tensor], h: float) -> Tensor:
+    """(q, r): the k-th time derivative at the nodes from the highest, `top`, and those below it at the start."""
+    p, t = top - k, rule.c * h
+    if p == 0:
+        return K
+    out = h**p * (rule.power(p) @ K)
+    for j in range(p):
+        out = out + (t**j / math.factorial(j))[:, None] * state[k + j]
+    return out
+
+
 @dataclass
 class Rows:
     """Equations or conditions at points in space (n, d), to be taken at the nodes of a window."""
@@ -175,13 +186,7 @@ class Evolution:
 
     def coefficients(self, u: int, k: int, K: Coefficients, state: State, h: float) -> Tensor:
         """(q, r): coefficients of the k-th time derivative of unknown u at the nodes."""
-        p = self.orders[u] - k
-        if p == 0:
-            return K[u]
-        out, t = h**p * (self.rule.power(p) @ K[u]), self.rule.c * h
-        for j in range(p):
-            out = out + (t**j / math.factorial(j))[:, None] * state[u][k + j]
-        return out
+        return at_nodes(self.rule, self.orders[u], k, K[u], state[u], h)
 
     def values(
         self, block: Block, matrices: dict[Index, Tensor], K: Coefficients, state: State, h: float

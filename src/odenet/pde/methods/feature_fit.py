@@ -17,6 +17,7 @@ from .random_feature_basis import REAL, Axis, Features, Index, Regularised, draw
 from .windows import packed, unpacked
 
 STEPS = 60  # Gauss-Newton steps of one fit
+DATA = 1e-4  # factor of rows of measured data: noise is not to bend the equation
 Corner = tuple[float, float, float, float]  # x, y, direction of the first side, opening angle
 
 
@@ -159,6 +160,10 @@ def fit(
     return system.solve(theta)
 
 
+def _measured(b: Block) -> bool:
+    return getattr(b.source, "kind", "") == "data"
+
+
 class Rows:
     """Rows of all blocks as functions of theta = (coefficients by unknown, parameters)."""
 
@@ -166,7 +171,7 @@ class Rows:
         self.problem, self.field, self.found = problem, field, list(found)
         self.names, self.m, self.size = tuple(problem.parameters), len(problem.unknowns), len(field.c)
         self.tables = [field.matrices(b.points, sorted({leaf.index for leaf in b.leaves})) for b in self.found]
-        self.factors: list[Tensor] = []
+        self.factors: list[float] = []
 
     def begin(self, start: Trial | None) -> Tensor:
         """Zero coefficients and the parameters' start values, or the fit of another solution."""
@@ -219,7 +224,8 @@ class Rows:
         if not self.factors:  # rows of like size; each kind of row counts as its mean square times its weight
             for b, J in zip(self.found, jacobians):
                 rows = J[:, : self.size * self.m].square().sum(1).mean().sqrt().clamp_min(1e-300)
-                self.factors.append((b.weight / len(J)) ** 0.5 / rows)
+                exact = DATA if _measured(b) else 1.0
+                self.factors.append(float(exact * (b.weight / len(J)) ** 0.5 / rows))
         scaled = [f * r for f, r in zip(self.factors, residuals)]
         return torch.cat(scaled), torch.cat([f * J for f, J in zip(self.factors, jacobians)])
 
@@ -271,8 +277,9 @@ class Rows:
         return trial
 
     def _covariance(self, theta: Tensor, system: Regularised) -> Tensor:
-        """sigma^2 (J^T J)^-1 of the parameters: from the last rows of the triangle, where they stand last."""
+        """sigma^2 (J^T J)^-1 of the parameters, the last columns: from the end of the triangle; sigma from the data."""
         p, r = len(self.names), self.residual(theta)
+        measured = sum(len(b.x) for b in self.found if _measured(b))
         triangle = torch.triu(system.factors[: theta.numel()])[-p:, -p:] * system.norms[-p:]
         inverse = torch.linalg.inv(triangle)
-        return inverse @ inverse.T * float(r.square().sum()) / max(1, len(r) - theta.numel())
+        return inverse @ inverse.T * float(r.square().sum()) / max(1, measured - p)

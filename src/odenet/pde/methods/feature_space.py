@@ -137,7 +137,7 @@ def _orthonormal(table: Tensor) -> tuple[Tensor, float]:
         return torch.diag(1 / norms), float(norms.max() / norms.min())
     _, s, right = torch.linalg.svd(table, full_matrices=False)
     kept = s > CUT * s[0]
-    return right[kept].T / s[kept], float(s[0] / s[-1])
+    return (right[kept].T / s[kept]).contiguous(), float(s[0] / s[-1])
 
 
 @dataclass(frozen=True)

@@ -129,10 +129,14 @@ class Fourier(Axis):
     def rows(self, x: Tensor, order: int) -> Tensor:
         k = torch.arange(self.n // 2 + 1, dtype=REAL)
         size = torch.where(k == 0, 1.0, 2.0) * (k * self.wave) ** order / self.n
-        here, there = self.wave * (x[:, None] - self.a) * k, self.wave * (self.nodes[:, None] - self.a) * k
-        shift = order * math.pi / 2  # the derivative of cos is cos a quarter further
-        real, imaginary = torch.cos(here + shift) * size, torch.sin(here + shift) * size
-        return real @ torch.cos(there).T + imaginary @ torch.sin(there).T
+        here = self.wave * (x[:, None] - self.a) * k + order * math.pi / 2  # a derivative is a quarter further
+        return torch.cat([torch.cos(here) * size, torch.sin(here) * size], 1) @ self._waves
+
+    @cached_property
+    def _waves(self) -> Tensor:
+        """cos and sin of every wave at the nodes, one under the other."""
+        phases = self.wave * (self.nodes - self.a) * torch.arange(self.n // 2 + 1, dtype=REAL)[:, None]
+        return torch.cat([torch.cos(phases), torch.sin(phases)])
 
     def tail(self, values: Tensor) -> float:
         return _tail(torch.fft.rfft(values))
@@ -185,14 +189,17 @@ class Grid:
             self._dense[index] = out
         return self._dense[index]
 
-    def at(self, x: Tensor, index: Sequence[int], values: Tensor) -> Tensor:
-        """(N, q): a derivative at x (N, dim) of q functions with values (size, q) at the nodes."""
-        if not self.axes:
-            return values.expand(len(x), -1)
-        rows = [axis.rows(x[:, i], k) for i, (axis, k) in enumerate(zip(self.axes, index))]
+    def rows(self, x: Tensor, index: Sequence[int]) -> list[Tensor]:
+        """Axis by axis the weights (N, n) of a derivative at x (N, dim)."""
+        return [axis.rows(x[:, i], k) for i, (axis, k) in enumerate(zip(self.axes, index))]
+
+    def at(self, rows: Sequence[Tensor], values: Tensor) -> Tensor:
+        """(N, q): with weights for N points, q functions with values (size, q) at the nodes."""
+        if not rows:
+            return values
         out = rows[0] @ values.reshape(self.shape[0], -1)
         for i, row in enumerate(rows[1:], 1):
-            out = torch.einsum("na,naq->nq", row, out.reshape(len(x), self.shape[i], -1))
+            out = torch.einsum("na,naq->nq", row, out.reshape(len(row), self.shape[i], -1))
         return out
 
     def tail(self, values: Tensor) -> tuple[float, ...]:

@@ -68,6 +68,7 @@ class History:
         out = torch.zeros(len(channels), len(x), m, dtype=REAL)
         step = (torch.searchsorted(self.t, t, right=True) - 1).clamp(0, len(self.t) - 2)
         first, last = self._stencils
+        rows = {index: self.grid.rows(x, index) for index in {c[:-1] for c in channels}}
         order = torch.argsort(step)
         steps, counts = step[order].unique_consecutive(return_counts=True)
         for s, here in zip(steps.tolist(), order.split(counts.tolist())):
@@ -79,8 +80,8 @@ class History:
             seen: dict[tuple[int, ...], Tensor] = {}
             for c, index in enumerate(channels):
                 if index[:-1] not in seen:
-                    found = self.grid.at(x[here, :-1], index[:-1], flat)
-                    seen[index[:-1]] = found.reshape(len(here), len(data), m)
+                    found = self.grid.at([row[here] for row in rows[index[:-1]]], flat)
+                    seen[index[:-1]] = found.reshape(-1, len(data), m).expand(len(here), -1, -1)
                 weights = chebyshev((t[here] - middle) / half, len(data), index[-1]) @ inverse / half ** index[-1]
                 out[c, here] = torch.einsum("nk,nkm->nm", weights, seen[index[:-1]])
         return out

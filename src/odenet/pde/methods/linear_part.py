@@ -80,7 +80,7 @@ class Split(Field):
 
 
 class Modes(Field):
-    """On periodic axes alone: Fourier coefficients, taken apart by the eigenvectors of every mode, so that L is diagonal.
+    """On periodic axes alone: Fourier coefficients in the eigenvectors of every mode, so that L is diagonal.
 
     A mode without a basis of eigenvectors that is well conditioned has no linear part.
     """

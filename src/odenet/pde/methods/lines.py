@@ -46,8 +46,7 @@ class March:
 
 @dataclass(frozen=True, kw_only=True)
 class Lines(Method):
-    """u_t = N(t, x, u) or u_tt = N(t, x, u), stepped in time at Chebyshev points of bounded axes and equispaced points of
-    periodic ones.
+    """u_t = N(t, x, u) or u_tt = N(t, x, u) at Chebyshev points of bounded and equispaced points of periodic axes.
 
     integrator  any of odenet's: "radau_iia5", "bdf", "dopri5", "rk4", "gauss6", ...; "verlet" and its kin for
                 u_tt = N(t, x, u); "etdrk4" or implicit-explicit ones such as "kencarp4" take the linear part of N apart
@@ -76,16 +75,22 @@ class Lines(Method):
     def solve(self, problem: Problem, run: Run) -> Solution:
         fixed = not integrators.get(self.integrator).adaptive or self.steps is not None
         n, most, steps = self.points or START[problem.dim - 1], self.most or MOST[problem.dim - 1], self.steps
+        n = self._resolving(problem, n, most)
         best: March | None = None
-        tail, gap, factor, note = math.inf, math.inf, 0.0, ""
+        tail, gap, factor, note, failures = math.inf, math.inf, 0.0, "", 0
         while True:
             found = self._march(problem, n, steps, fixed, run)
             if not found.reached:
-                note = found.message
-                if not fixed or self.steps or run.left <= 0 or found.steps >= LAST:
+                note, failures = found.message, failures + 1
+                finer, more = self.points is None and n < most, fixed and self.steps is None and found.steps < LAST
+                if run.left <= 0 or not (finer or more):
                     break
-                steps, factor = 2 * found.steps, 0.0
+                if more:
+                    steps, factor = 2 * found.steps, 0.0
+                if finer and (not more or failures % 3 == 0):
+                    n = min(2 * n, most)
                 continue
+            note = ""
             tail = max(found.history.grid.tail(found.history.values), default=0.0)
             if best is not None and factor:
                 gap = _difference(best.history, found.history) / (factor**self._order - 1)
@@ -107,13 +112,21 @@ class Lines(Method):
             raise SolveFailed(note, found.solution)
         return self._finished(problem, run, best, tail, gap if fixed else None, note)
 
+    def _resolving(self, problem: Problem, n: int, most: int) -> int:
+        """Points with which the initial state is resolved."""
+        while self.points is None and n < most:
+            system = Semidiscrete(problem, grid_of(problem, n))
+            start = system.level(float(problem.domain.bounds[0, -1]), system.start(), 0)
+            if max(system.grid.tail(start), default=0.0) <= self.tolerance:
+                break
+            n = min(2 * n, most)
+        return n
+
     @property
     def _order(self) -> int:
         return max(1, int(integrators.get(self.integrator).order))
 
-    def _finished(
-        self, problem: Problem, run: Run, best: March, tail: float, gap: float | None, note: str
-    ) -> Solution:
+    def _finished(self, problem: Problem, run: Run, best: March, tail: float, gap: float | None, note: str) -> Solution:
         given, parts = self.steps is not None or self.points is not None, []
         if tail > self.tolerance:
             parts.append(f"With {best.points} points the last coefficients in space are {tail:.2g} of the largest.")
@@ -201,8 +214,9 @@ def _history(system: Semidiscrete, times: list[float], states: list[Tensor], spl
 
 
 def _difference(one: History, other: History) -> float:
-    """At the last time, relative to the largest value."""
-    here = torch.cat([one.grid.nodes, one.t[-1:].expand(one.grid.size, 1)], 1)
+    """At the nodes and a few times, relative to the largest value; an end alone may be right by symmetry."""
+    times = one.t[0] + (one.t[-1] - one.t[0]) * torch.tensor([0.213, 0.467, 0.689, 0.871, 1.0], dtype=torch.float64)
+    here = torch.cat([one.grid.nodes.repeat(len(times), 1), times.repeat_interleave(one.grid.size)[:, None]], 1)
     zero = [(0,) * here.shape[1]]
     a, b = one.jet(here, zero), other.jet(here, zero)
     return float((a - b).abs().max() / b.abs().max().clamp_min(1e-300))

@@ -22,7 +22,7 @@ class TimeMarching(Method):
     The error of a window is carried on, so every one gets its share of the budget.
     """
 
-    windows: int = 5
+    windows: int = 10
     of: str = "gauss_newton"
     options: Mapping[str, Any] | None = None
 

@@ -93,10 +93,13 @@ class RandomFeatures(Method):
     def _evolve(self, problem: Problem, run: Run) -> Solution:
         nodes = self.nodes or (9 if problem.linear else 7)
         system, best, change, spent = Evolution(problem, nodes), None, math.inf, 0.0
-        for i, tolerance in enumerate(TOLERANCES if self.tolerance is None else (self.tolerance,)):
+        ladder = list(TOLERANCES if self.tolerance is None else (self.tolerance,))
+        width, draw = self.width or 60, 0
+        while ladder:
             if best is not None and 3 * spent > run.left:
                 break
-            began, marcher = run.used, self._marcher(system, tolerance, run, i)
+            began, tolerance, draw = run.used, ladder.pop(0), draw + 1
+            marcher = self._marcher(system, tolerance, width, run, draw)
             field = marcher.run()
             spent = run.used - began
             if best is not None and marcher.status != "converged":
@@ -105,19 +108,24 @@ class RandomFeatures(Method):
             best = (field, marcher)
             facts = {k: float(v) for k, v in marcher.settings().items() if isinstance(v, int | float)}
             run.log({"loss": marcher.level, "change": change, **facts}, problem, field.jet)
-            if marcher.status != "converged" or change < self.accuracy or marcher.level > 10 * tolerance or run.stopped:
+            if marcher.status != "converged" or change < self.accuracy or run.stopped:
                 break
+            if self.tolerance is None and self.width is None and marcher.level > 2 * tolerance:
+                width = 2 * marcher.widest  # kinks: more features, not shorter windows
+                if width > self.most:
+                    break
+                ladder.insert(0, tolerance)
         assert best is not None
         field, marcher = best
         status, message = self._march_status(marcher, change)
         settings = {"method": "windows in time", **marcher.settings(), "features": self.features}
         return self._solution(problem, run, field, status, message, settings, change)
 
-    def _marcher(self, system: Evolution, tolerance: float, run: Run, i: int) -> Marcher:
+    def _marcher(self, system: Evolution, tolerance: float, width: int, run: Run, i: int) -> Marcher:
         return Marcher(
             system,
             tolerance,
-            self.width or 60,
+            width,
             self.most,
             seed=run.seed * 100 + i,
             oversampling=self.oversampling or 2.0,

@@ -76,10 +76,8 @@ class Semidiscrete(Field):
         return y
 
     def level(self, t: Time, y: State, k: int) -> Tensor:
-        """(m, size): the k-th time derivatives at all nodes, from y; k below the order of every unknown that has one."""
-        given = [
-            y[self.at[k, u]] if (k, u) in self.at else y.new_zeros(len(free)) for u, free in enumerate(self.free)
-        ]
+        """(m, size): the k-th time derivatives at all nodes, from y; of no meaning for unknowns of order k."""
+        given = [y[self.at[k, u]] if (k, u) in self.at else y.new_zeros(len(free)) for u, free in enumerate(self.free)]
         return self.boundary.full(t, torch.cat(given), k)
 
     def full_slope(self, t: Time, y: State) -> Tensor:
@@ -192,7 +190,7 @@ class Semidiscrete(Field):
                     for e, slope in enumerate(slopes):
                         M[:, e, self.unknowns.index(leaf.unknown)] = slope[key(leaf)]
             found.append(M)
-        if not torch.allclose(*found, rtol=1e-10, atol=1e-12):
+        if not torch.allclose(found[0], found[1], rtol=1e-10, atol=1e-12):
             raise Incompatible(
                 "the factor of the highest time derivative changes with the solution or with time; divide by it."
             )

@@ -60,7 +60,7 @@ class Trained(Method):
     optimiser: str = "gauss_newton"
     net: str = "mlp"
     net_options: Mapping[str, Any] | None = None
-    width: int = 24
+    width: int = 20
     depth: int = 3
     activation: str = "tanh"
     points: int | None = None

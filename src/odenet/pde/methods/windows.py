@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .evolution import Coefficients, Evolution, State, Window, rule
+from .evolution import Coefficients, Evolution, State, Window, at_nodes, rule
 from .feature_space import COARSER, Design, Function, Space, designs
 from .random_feature_basis import REAL, Axis, Features, Index
 
@@ -68,7 +68,7 @@ class March:
         r, top = rule(self.nodes), self.orders[u]
         if k >= top:
             return r.interpolate(t, False, k - top) @ piece.K[u] / piece.length ** (k - top)
-        nodes = at_nodes(r, top, k, u, piece.K, piece.state, piece.length)
+        nodes = at_nodes(r, top, k, piece.K[u], piece.state[u], piece.length)
         return r.interpolate(t, True) @ torch.cat([piece.state[u][k][None], nodes])
 
     def tensors(self) -> dict[str, Tensor]:
@@ -96,17 +96,6 @@ class March:
             state = [[next(rows) for _ in range(k)] for k in orders]
             pieces.append(Piece(int(space), start, length, state, list(tensors[f"window{i}.K"])))
         return cls(int(tensors["nodes"]), orders, [unpacked(f) for f in found], [f["mix"] for f in found], pieces)
-
-
-def at_nodes(r: object, top: int, k: int, u: int, K: Coefficients, state: State, h: float) -> Tensor:
-    """(q, r): coefficients of the k-th derivative, k < top, at the nodes."""
-    import math
-
-    p, q = top - k, r
-    out = h**p * (q.power(p) @ K[u])  # type: ignore[attr-defined]
-    for j in range(p):
-        out = out + ((q.c * h) ** j / math.factorial(j))[:, None] * state[u][k + j]  # type: ignore[attr-defined]
-    return out
 
 
 def packed(f: Features) -> dict[str, Tensor]:
@@ -157,7 +146,6 @@ class Marcher:
     factorisations: int = 0
     widest: int = 0
     condition: float = 0.0
-    coarse: bool = False
     status: str = "converged"
     found: March = field(init=False)
     space: Space = field(init=False)
@@ -223,7 +211,7 @@ class Marcher:
                     state, previous = moved, None
                     h = h * 0.5 if detail > 1e3 * self.tolerance else h
                     continue
-            self.coarse = self.coarse or detail > self.tolerance
+            K = [k.contiguous() for k in K]
             self.found.pieces.append(Piece(len(self.found.mixes) - 1, t, h, state, K))
             t, state, previous = t + h, end, (K, h)
             if self.windows is None:
