@@ -1,12 +1,12 @@
 """Partial differential equations: state the equation in one line, solve it, know how accurate the answer is.
 
-    problem = pde.Problem(
-        pde.Interval(-1, 1) * pde.Time(0, 1),
-        lambda u: u.t + u * u.x - 0.01 * u.xx,
-        [pde.initial(lambda x: -torch.sin(torch.pi * x)), pde.dirichlet(0.0)],
-    )
-    sol = pde.solve(problem, seconds=60)
-    print(sol.rel_l2, sol.residual, sol.u(points))
+problem = pde.Problem(
+    pde.Interval(-1, 1) * pde.Time(0, 1),
+    lambda u: u.t + u * u.x - 0.01 * u.xx,
+    [pde.initial(lambda x: -torch.sin(torch.pi * x)), pde.dirichlet(0.0)],
+)
+sol = pde.solve(problem, seconds=60)
+print(sol.rel_l2, sol.residual, sol.u(points))
 """
 
 from __future__ import annotations

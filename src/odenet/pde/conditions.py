@@ -204,7 +204,7 @@ def on_points(condition: Condition, points: Tensor) -> Condition:
 
 @dataclass(frozen=True)
 class Known:
-    """A value given by channels instead of a formula: the state of a solution at one time, or its `order`-th derivative.
+    """A value given by channels instead of a formula: a solution at one time, or its `order`-th derivative there.
 
     jet(x (N, d), channels) -> (C, N, m), of which column `unknown` counts. Where a method needs derivatives of the
     value in space it takes them from there, so that a time window may start from the solution of the one before.
@@ -228,7 +228,7 @@ class Known:
         x[:, -1] = self.time
         if carrier is None:
             return self.jet(x, [(0,) * (len(columns) - 1) + (self.order,)])[0][:, self.unknown]
-        moved = [index[:-1] + (self.order,) for index in carrier.channels]
+        moved = [(*index[:-1], self.order) for index in carrier.channels]
         parts = self.jet(x, moved)[..., self.unknown]
         still = torch.tensor([float(index[-1] == 0) for index in carrier.channels], dtype=parts.dtype)
         return jets.Jet(parts * still[:, None], carrier.channels)

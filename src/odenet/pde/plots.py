@@ -99,7 +99,7 @@ def maps(sol: Solution) -> tuple[Figure, list[str], Any]:
     flip = b == "t"  # time runs to the right
     first, second, points, inside = _lattice(sol)
     u, truth = sol.u(points), sol.problem.truth(points)
-    panels = [(n, u[:, j], None) for j, n in enumerate(names)]
+    panels: list[tuple[str, torch.Tensor, str | None]] = [(n, u[:, j], None) for j, n in enumerate(names)]
     if truth is not None:
         stated = [j for j in range(len(names)) if not truth[:, j].isnan().all()]
         panels += [(f"|{names[j]} - truth|", (u - truth)[:, j].abs(), "error") for j in stated]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import bsde, discrete_time, lines, marching, random_features, ritz, trained
+from . import bsde, discrete_time, lines, marching, neural_galerkin, random_features, ritz, trained
 from .base import METHODS, Method, Run, make
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "lines",
     "make",
     "marching",
+    "neural_galerkin",
     "random_features",
     "ritz",
     "trained",

@@ -26,7 +26,6 @@ from .base import METHODS, Method, Run
 from .semidiscrete import checked
 from .tableaux import Stages, lagrange, stages
 
-CITE = "Raissi, Perdikaris & Karniadakis (2019), J. Comput. Phys. 378, 686, section 3.2"
 CHUNK = 512  # points of which the Jacobian is made at once
 OTHERS = 200  # points at which the rows are looked at afterwards
 SUSPECT = 10.0  # loss there over that of training above which a solution is not to be trusted
@@ -196,6 +195,7 @@ class DiscreteTime(Method):
     steps             number of steps; each is trained for its share of the time
     width, depth, activation, net   of the trunk; harmonics: of periodic axes
     points            in space; None: as many as give three rows per weight
+    Raissi, Perdikaris & Karniadakis (2019), J. Comput. Phys. 378, 686, with Gauss-Newton instead of L-BFGS.
     """
 
     tableau: str = "gauss"

@@ -27,7 +27,6 @@ from .discrete_time import _inverse
 from .semidiscrete import checked
 from .tableaux import lagrange
 
-CITE = "Bruna, Peherstorfer & Vanden-Eijnden (2024), J. Comput. Phys. 496, 112588"
 STENCIL = 6  # states that one polynomial in time goes through
 FIT = 0.3  # of the budget for the initial state
 FAR = 1e-2  # relative error of the initial state, or of u_t, above which a solution is not to be trusted
@@ -211,6 +210,7 @@ class NeuralGalerkin(Method):
     integrator  explicit; steps: of fixed ones; tolerance: of adaptive ones
     cutoff      of singular values of the Jacobian, relative
     fit         steps of Gauss-Newton for the initial state at most
+    Bruna, Peherstorfer & Vanden-Eijnden (2024), J. Comput. Phys. 496, with points that stay where they are.
     """
 
     width: int = 12
