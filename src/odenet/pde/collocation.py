@@ -33,7 +33,8 @@ class Block:
 
     name:    for reports; rows: expressions that vanish; x (n, d); given: columns by name, such as n_x and data
     weight:  of the mean of the squared rows in the loss
-    measure: (n,) quadrature weights: then the block is one row, sum_n measure_n row_n - total
+    measure: (n,) quadrature weights: then the block is one row, sum_n measure_n row_n - total; (Q, n): Q such rows for
+             each of the R; (Q, n, R): Q rows, summed over n and R
     """
 
     name: str
@@ -113,6 +114,19 @@ class Block:
                 found = tuple(torch.zeros_like(v) for v in inputs)
             slopes.append(dict(zip(names, found)))
         return r.detach(), slopes
+
+    @property
+    def count(self) -> int:
+        """Number of rows of each kind."""
+        return len(self.x) if self.measure is None else 1 if self.measure.ndim == 1 else len(self.measure)
+
+    def measured(self, r: Tensor) -> Tensor:
+        """(n, R, ...) under the measure: (n or 1 or Q, R, ...), or (Q, 1, ...)."""
+        if self.measure is None:
+            return r
+        if self.measure.ndim == 3:
+            return torch.einsum("qnr,nr...->q...", self.measure, r)[:, None]
+        return torch.einsum("qn,n...->q...", self.measure.reshape(-1, len(self.x)), r)
 
     def scale(self, values: Mapping[Any, Tensor], parameters: Mapping[str, Any]) -> Tensor:
         """(n, R): sum of the absolute terms of every row, what a residual is to be compared with."""
@@ -239,7 +253,7 @@ class Collocation(LeastSquares):
         counts, seen = {b.name: len(b.x) for b in self.whole}, Counter[str]()
         self.factors: list[float | Tensor] = []
         for b in self.found:
-            plain = math.sqrt(b.weight / (1 if b.measure is not None else counts[b.name]))
+            plain = math.sqrt(b.weight / (b.count if b.measure is not None else counts[b.name]))
             own, start = weights.get(b.name), seen[b.name]
             if own is not None and own.dim():
                 own = own[start : start + len(b.x)].flatten()
@@ -254,7 +268,8 @@ class Collocation(LeastSquares):
     @property
     def rows(self) -> int:
         """Number of residuals."""
-        return sum(1 if b.measure is not None else len(b.x) * len(b.rows) for b in self.found)
+        widths = [1 if b.measure is not None and b.measure.ndim == 3 else len(b.rows) for b in self.found]
+        return sum(b.count * width for b, width in zip(self.found, widths))
 
     def theta(self) -> Tensor:
         """Where the model stands, with the parameters' start values."""
@@ -287,7 +302,7 @@ class Collocation(LeastSquares):
         with torch.no_grad():
             for i, b in enumerate(self.found):
                 r = b.residual(b.values(self._parts(i), self.problem.unknowns), parameters)
-                r = r if b.measure is None else (b.measure @ r - b.total)[None]
+                r = r if b.measure is None else b.measured(r) - b.total
                 rows.setdefault(b.name, []).append(r)
         return {name: torch.cat(r) for name, r in rows.items()}
 
@@ -331,7 +346,7 @@ class Collocation(LeastSquares):
     def _scaled(self, i: int, r: Tensor) -> Tensor:
         b = self.found[i]
         if b.measure is not None:
-            r = b.measure @ r - b.total
+            r = b.measured(r) - b.total
         return r.flatten() * self.factors[i]
 
     def _linearised(self, i: int, b: Block, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -353,8 +368,7 @@ class Collocation(LeastSquares):
             jacobians.append(torch.cat([J, *[slope[p][:, None] for p in self.names]], 1))
         tape.notes.clear()  # they hold the graph, which holds the tape
         J = torch.stack(jacobians, 1)  # (n, R, P)
-        if b.measure is not None:
-            J = torch.einsum("n,nrp->rp", b.measure, J)
+        J = b.measured(J)
         factor = self.factors[i]
         by_row = factor[:, None] if isinstance(factor, Tensor) and factor.dim() else factor
         return self._scaled(i, r), J.reshape(-1, self.size) * by_row
@@ -367,6 +381,6 @@ def losses(problem: Problem, model: nn.Module, found: Sequence[Block]) -> dict[s
         parts = jets.jet(model, b.points, b.channels)
         r = b.residual(b.values(parts, problem.unknowns), {})
         if b.measure is not None:
-            r = b.measure @ r - b.total
+            r = b.measured(r) - b.total
         totals[b.name] = b.weight * r.square().mean(0).sum()
     return totals

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import bsde, discrete_time, lines, marching, neural_galerkin, random_features, ritz, trained
+from . import bsde, discrete_time, lines, marching, neural_galerkin, random_features, ritz, trained, variational
 from .base import METHODS, Method, Run, make
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "random_features",
     "ritz",
     "trained",
+    "variational",
 ]

@@ -118,7 +118,8 @@ def started(problem: Problem, x: Tensor) -> Tensor:
     out = torch.zeros(len(x), len(problem.unknowns), dtype=torch.float64)
     for c, es in problem.required:
         if c.kind == "initial":
-            env = {**columns, **{key(leaf): torch.zeros(len(x), dtype=torch.float64) for leaf in leaves(es)}}
+            env: dict[Any, Any] = dict(columns)
+            env |= {key(leaf): torch.zeros(len(x), dtype=torch.float64) for leaf in leaves(es)}
             out[:, problem.unknowns.index(c.unknown or problem.unknowns[0])] = -torch.as_tensor(value(es[0], env))
     return out
 
@@ -136,7 +137,8 @@ class Dynamics:
         zero = (0,) * model.problem.dim
         self.slow = (*zero[:-1], 1)
         self.channels = jets.closed([zero, self.slow, *(leaf.index for leaf in self.leaves)])
-        self.gap = 0.0  # of the last call: what no theta' can follow, relative
+        self.size = 0.0  # of u, per time
+        self.gap = 0.0  # of the last call: what no theta' can follow, over u_t, or over u per time where that is more
 
     def system(self, t: float, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The Jacobian (n m, P) and what it is to give (n m,)."""
@@ -149,6 +151,8 @@ class Dynamics:
             J = tape.jacobian(parts[0], model.weights)
         tape.notes.clear()
         parts = parts.detach()
+        low, high = (float(v) for v in model.problem.domain.bounds[:, -1])
+        self.size = float(parts[0].norm()) / (high - low)
         block, values = Block("equations", self.rows, where), {}
         for leaf in block.leaves:
             column = parts[self.channels.index(leaf.index), :, model.problem.unknowns.index(leaf.unknown)]
@@ -159,7 +163,7 @@ class Dynamics:
     def __call__(self, t: Any, theta: Tensor) -> Tensor:
         J, wanted = self.system(float(t), theta)
         found = torch.linalg.lstsq(J, wanted[:, None], rcond=self.cutoff, driver="gelsd").solution[:, 0]
-        self.gap = float((J @ found - wanted).norm() / wanted.norm().clamp_min(1e-300))
+        self.gap = float((J @ found - wanted).norm()) / max(float(wanted.norm()), self.size, 1e-300)
         return found
 
 
