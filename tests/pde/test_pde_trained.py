@@ -246,3 +246,18 @@ def test_the_stated_deviation_is_that_of_repeated_measurements() -> None:
     scatter = float(torch.tensor(found).std())
     assert 0.6 < scatter / float(torch.tensor(stated).median()) < 1.6  # 24 draws know a deviation to 15 %
     assert abs(float(torch.tensor(found).mean()) - 0.1) < 3 * scatter / 24**0.5
+
+
+def test_the_automatic_choice_turns_to_a_net_where_features_do_not_trust_themselves() -> None:
+    problem = pde.Problem(
+        pde.Time(0, 2),
+        (lambda x, y: x.t - y, lambda x, y: y.t + x),
+        [pde.initial(1.0, "x"), pde.initial(0.0, "y")],
+        unknowns=("x", "y"),
+        exact=lambda t: (torch.cos(t), -torch.sin(t)),
+    )
+    sure = pde.solve(problem, seconds=20, track=False)
+    assert sure.method == "random_features" and sure.rel_l2 is not None and sure.rel_l2 < 1e-6
+    doubted = pde.solve("eikonal", seconds=4, track=False)
+    assert "ended 'suspect'" in doubted.message and "took the rest of the time" in doubted.message
+    assert doubted.residual < 0.5

@@ -17,6 +17,8 @@ from .semilinear import Semilinear
 from .solution import Solution
 from .statement import Problem
 
+DOUBT = 1e-2  # held-out residual above which the automatic choice gives another method the rest of the time
+
 
 def solve(
     problem: Problem | Semilinear | str,
@@ -34,7 +36,8 @@ def solve(
     """Solve a PDE problem.
 
     problem:  a `Problem`, a `Semilinear` (its solution is a value with its error), or the name of one of the library
-    method:   a name of `odenet list methods`; "auto" takes the one that suits and says why in `sol.message`
+    method:   a name of `odenet list pde_methods`; "auto" takes the one that suits, gives a trained net the second half
+              of the time where that one does not trust itself, and says why in `sol.message`
     seconds:  budget of wall-clock time; evaluations against the truth are not counted
     model:    any module from (N, d) to (N, m) whose operations carry derivative channels, in float64
     progress: called with every row of the history; returns True to stop early
@@ -51,25 +54,51 @@ def solve(
         raise BadInput(f"pde.solve takes a Problem or the name of one; got {type(problem).__name__}.")
     if not seconds > 0:
         raise BadInput(f"seconds is a positive budget, got {seconds!r}.")
-    why = ""
-    if method == "auto":
-        method, why = chosen(problem, model)
-    maker = make(method, options)
-    if isinstance(problem, Semilinear) and method != "deep_bsde":
-        raise Incompatible(f"the method {method!r} needs a domain; a Semilinear problem is solved by 'deep_bsde'.")
-    if reason := maker.suits(problem):  # type: ignore[arg-type]
-        raise Incompatible(f"the method {method!r} cannot solve {problem.name or 'this problem'}: {reason}")
     words: dict[str, Any] = {"seconds": seconds, "model": model, "progress": progress, "track": track}
     if resume:
         if folder is None:
             raise BadInput("resume=True needs the folder of the checkpoint.")
         run = Run.resume(folder, **words)
-    else:
-        run = Run(seed=seed, folder=None if folder is None else Path(folder), **words)
+        return _by(problem, run.method if method == "auto" else method, run, options)
+    run = Run(seed=seed, folder=None if folder is None else Path(folder), **words)
+    if method != "auto":
+        return _by(problem, method, run, options)
+    name, why = chosen(problem, model)
+    again = name == "random_features" and not options
+    run.seconds = seconds / 2 if again else seconds
+    first = _by(problem, name, run, options)
+    first.message = f"{why} {first.message}".rstrip()
+    return _doubted(problem, first, run, seconds) if again and not run.stopped else first
+
+
+def _by(problem: Problem | Semilinear, method: str, run: Run, options: Mapping[str, Any]) -> Solution:
+    """The solution by one method. Raises BadInput and Incompatible as `solve` does."""
+    maker = make(method, options)
+    if isinstance(problem, Semilinear) and method != "deep_bsde":
+        raise Incompatible(f"the method {method!r} needs a domain; a Semilinear problem is solved by 'deep_bsde'.")
+    if reason := maker.suits(problem):  # type: ignore[arg-type]
+        raise Incompatible(f"the method {method!r} cannot solve {problem.name or 'this problem'}: {reason}")
+    run.method = method
     solution = maker.solve(problem, run)  # type: ignore[arg-type]
     solution.method, solution.settings = method, {**solution.settings, "options": dict(options)}
-    solution.message = " ".join(s for s in (why, solution.message) if s)
     return solution
+
+
+def _doubted(problem: Problem | Semilinear, first: Solution, run: Run, seconds: float) -> Solution:
+    """`first`, or what a trained net gives in the rest of the time where `first` does not trust itself."""
+    if first.status not in ("suspect", "stalled") and first.residual < DOUBT:
+        return first
+    assert isinstance(problem, Problem)
+    name, used, doubt = trained_method(problem), run.used, first.residual
+    rest = Run(seconds=seconds, seed=run.seed, progress=run.progress, folder=run.folder, track=run.track, spent=used)
+    second = _by(problem, name, rest, {})
+    kept = second if second.residual < doubt else first
+    kept.seconds = rest.used
+    kept.message = (
+        f"{first.method} ended {first.status!r} with a held-out residual of {doubt:.2g}, so {name} took the rest of "
+        f"the time and reached {second.residual:.2g}; the better one is kept. {kept.message}"
+    ).rstrip()
+    return kept
 
 
 def chosen(problem: Problem | Semilinear, model: nn.Module | None) -> tuple[str, str]:

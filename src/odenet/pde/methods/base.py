@@ -27,6 +27,7 @@ Progress = Callable[[dict[str, float]], bool | None]
 class Run:
     """What a method is given beside the problem.
 
+    method:   its name, kept in checkpoints
     seconds:  the budget; evaluation of the error against the truth stops the clock
     model:    the user's module, or None
     progress: called with every row of the history; returns True to stop
@@ -35,6 +36,7 @@ class Run:
 
     seconds: float = 60.0
     seed: int = 0
+    method: str = ""
     model: nn.Module | None = None
     progress: Progress | None = None
     folder: Path | None = None
@@ -95,7 +97,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         table = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
         _whole(self.folder / "checkpoint.safetensors", lambda path: save_file(table, path))
-        facts = {"history": self.history, "used": self.used, "seed": self.seed}
+        facts = {"history": self.history, "used": self.used, "seed": self.seed, "method": self.method}
         _whole(self.folder / "checkpoint.json", lambda path: Path(path).write_text(json.dumps(facts)))
         self._kept = self.used
 
@@ -108,7 +110,8 @@ class Run:
         if not (where / "checkpoint.safetensors").exists():
             raise BadInput(f"there is no checkpoint in {where}; start with folder={str(where)!r} and no resume.")
         facts = json.loads((where / "checkpoint.json").read_text())
-        words |= {"folder": where, "history": facts["history"], "spent": facts["used"], "seed": facts["seed"]}
+        words |= {"folder": where, "history": facts["history"], "spent": facts["used"]}
+        words |= {"seed": facts["seed"], "method": facts["method"]}
         return cls(resumed=load_file(where / "checkpoint.safetensors"), **words)
 
     def generator(self, stream: int = 0) -> torch.Generator:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -89,8 +88,7 @@ def _factor(problem: Problem, e: Expression, leaf: Leaf) -> float | None:
     found = []
     for _ in range(2):
         values = {key(v): 0.5 + torch.rand(len(block.x), dtype=REAL, generator=g) for v in block.leaves}
-        parameters = {p: torch.tensor(0.3 + float(torch.rand(1, generator=g))) for p in problem.parameters}
-        found.append(block.linearise(values, parameters)[1][0][key(leaf)])
+        found.append(block.linearise(values, {})[1][0][key(leaf)])
     both = torch.cat(found)
     return float(both[0]) if torch.allclose(both, both[0].expand(len(both)), rtol=1e-12, atol=1e-14) else None
 
@@ -168,7 +166,8 @@ class Variational(Method):
         if len(counts) != problem.dim:
             raise Incompatible(f"elements={counts} are {len(counts)} numbers for {problem.dim} coordinates.")
         rows, along = by_parts(problem, row) if self.parts else ((row,), (None,))
-        boxes = elements(*problem.domain.bounds.tolist(), counts)
+        low, high = problem.domain.bounds.tolist()
+        boxes = elements(low, high, counts)
         several = max(1, AT_ONCE // n**problem.dim)
         found = []
         for k in range(0, len(boxes), several):
