@@ -164,25 +164,59 @@ def acoustics() -> pde.Problem:
     )
 
 
+def rotation() -> pde.Problem:
+    """u_t = v, v_t = -u, coupled in their time derivatives."""
+    return pde.Problem(
+        CIRCLE * pde.Time(0, 1),
+        lambda u, v: (u.t + 3 * v.t - v + 3 * u, v.t + u),
+        [
+            pde.initial(lambda x: torch.sin(x), unknown="u"),
+            pde.initial(lambda x: torch.cos(x), unknown="v"),
+            pde.periodic("x"),
+        ],
+        unknowns=("u", "v"),
+        exact=lambda x, t: (torch.sin(x + t), torch.cos(x + t)),
+    )
+
+
+def steepening(nu: float = 0.1) -> pde.Problem:
+    """Burgers' equation from -sin(pi x), by Cole-Hopf and Gauss-Hermite quadrature."""
+    import numpy as np
+
+    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.hermite.hermgauss(80))
+
+    def u(x: Any, t: Any) -> Any:
+        y = x[:, None] - 2 * torch.sqrt(nu * t)[:, None] * nodes
+        f = weights * torch.exp(-torch.cos(PI * y) / (2 * PI * nu))
+        return -(f * torch.sin(PI * y)).sum(1) / f.sum(1)
+
+    return pde.Problem(
+        pde.Interval(-1, 1) * pde.Time(0, 0.6),
+        lambda u: u.t + u * u.x - nu * u.xx,
+        [pde.initial(lambda x: -torch.sin(PI * x)), pde.dirichlet(0.0)],
+        reference=lambda p: u(p[:, 0], p[:, 1])[:, None],
+    )
+
+
 # ---- accuracy --------------------------------------------------------------------------------------------------------
 
 SOLVED: list[tuple[Callable[[], pde.Problem], dict[str, Any], float]] = [
-    (travelling, {"points": 36, "tolerance": 1e-7}, 1e-6),
-    (travelling, {"points": 30, "integrator": "bdf", "tolerance": 1e-5}, 1e-4),
+    (travelling, {"points": 32, "tolerance": 1e-6}, 1e-5),
+    (travelling, {"points": 24, "integrator": "bdf", "tolerance": 1e-4}, 1e-3),
     (faded, {"points": 15, "integrator": "kencarp4", "tolerance": 1e-7}, 1e-6),
     (travelling, {"points": 24, "integrator": "rodas4", "tolerance": 1e-4}, 1e-3),
-    (lambda: travelling(neumann=True), {"points": 36, "tolerance": 1e-6}, 1e-5),
+    (lambda: travelling(neumann=True), {"points": 28, "tolerance": 1e-5}, 1e-4),
     (faded, {"integrator": "etdrk4", "steps": 20, "points": 15}, 1e-10),
     (faded, {"integrator": "dopri5", "points": 15, "tolerance": 1e-9}, 1e-8),
-    (faded, {"integrator": "imex_euler", "points": 15, "steps": 400}, 3e-3),
+    (faded, {"integrator": "imex_euler", "points": 15, "steps": 150}, 1e-2),
     (soliton, {"integrator": "etdrk4", "points": 128, "steps": 160}, 2e-5),
-    (soliton, {"points": 128, "tolerance": 1e-6}, 1e-5),
     (plane_wave, {"integrator": "krogstad4", "points": 15, "steps": 60}, 1e-6),
     (plane_wave, {"integrator": "gauss6", "points": 15, "steps": 30}, 1e-5),
-    (wave, {"integrator": "yoshida6", "points": 20, "steps": 200}, 1e-7),
+    (wave, {"integrator": "yoshida6", "points": 16, "steps": 60}, 1e-6),
     (lambda: wave(damping=0.7), {"points": 20}, 1e-8),
     (rectangle, {"points": 12, "tolerance": 1e-9}, 1e-9),
     (beam, {"points": 20}, 1e-8),
+    (rotation, {"points": 5, "integrator": "rk4", "steps": 20}, 1e-6),
     (acoustics, {"points": 20, "integrator": "radau_iia5", "tolerance": 1e-7}, 1e-7),
 ]  # fmt: skip
 
@@ -228,9 +262,17 @@ def test_resolution_in_space_and_time_is_found_by_doubling() -> None:
     sol = solved(travelling(), tolerance=1e-6)
     assert sol.status == "converged" and error(sol) < 1e-6
     assert sol.settings["points"] in (48, 96) and sol.history[-1]["loss"] < 1e-6
-    fixed = solved(plane_wave(), integrator="etdrk4", tolerance=1e-5)
-    assert fixed.status == "converged" and error(fixed) < 1e-4
-    assert fixed.settings["steps"] > 32
+    fixed = solved(faded(), integrator="heun", tolerance=1e-5)
+    assert fixed.status == "converged" and error(fixed) < 3e-5 and len(fixed.history) > 2
+    steps = [row["steps"] for row in fixed.history]
+    assert steps == sorted(steps) and steps[-1] == fixed.settings["steps"] > 64
+
+
+def test_points_are_doubled_where_the_solution_steepens() -> None:
+    sol = solved(steepening(), tolerance=1e-4)
+    points = [row["points"] for row in sol.history]
+    assert sol.status == "converged" and points == [24 * 2**k for k in range(len(points))] and len(points) > 1
+    assert error(sol) < 1e-4
 
 
 def test_too_few_points_are_confessed() -> None:
@@ -253,8 +295,8 @@ def test_ordinary_equations_have_no_space() -> None:
         unknowns=("u", "v"),
         exact=lambda t: (torch.sin(t), torch.cos(t)),
     )
-    sol = solved(problem, integrator="dopri8", tolerance=1e-9)
-    assert error(sol) < 1e-7
+    sol = solved(problem, integrator="dopri5", tolerance=1e-7)
+    assert error(sol) < 1e-6
 
 
 # ---- the parts -------------------------------------------------------------------------------------------------------
