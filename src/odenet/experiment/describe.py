@@ -58,10 +58,13 @@ def _problem_in_words(problem: Any) -> str:
 
 
 def _pde_in_words(name: str, maker: Any) -> str:
-    lines = [f"{name} (PDE problem)", *(f"  {line}".rstrip() for line in (inspect.getdoc(maker) or "").splitlines())]
+    lines = [f"{name} (PDE problem)"]
+    for line in (inspect.getdoc(maker) or "").splitlines():
+        lines += textwrap.wrap(line, 100, initial_indent="  ", subsequent_indent="  ") or [""]
     parameters = inspect.signature(maker).parameters.values()
     if parameters:
-        lines.append(f"  {'parameters:':13}{', '.join(f'{p.name}={p.default!r}' for p in parameters)}")
+        listed = ", ".join(f"{p.name}={p.default!r}" for p in parameters)
+        lines += textwrap.wrap(listed, 100, initial_indent=f"  {'parameters:':13}", subsequent_indent=" " * 15)
     for label, text in _facts(maker()).items():
         if text:
             lines += textwrap.wrap(text, 100, initial_indent=f"  {label + ':':13}", subsequent_indent=" " * 15)
