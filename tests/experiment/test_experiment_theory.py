@@ -14,6 +14,8 @@ from odenet.experiment import theory
 from odenet.experiment.theory import depth, growth, trained
 from odenet.experiment.theory.case import Case, number, within
 
+pytestmark = pytest.mark.xdist_group("theory")  # its cases take half a minute: one process makes them, not every one
+
 
 def quiet(fraction: float) -> None:
     assert 0 <= fraction <= 1

@@ -50,6 +50,7 @@ def test_prices_of_vanilla_and_basket_options_agree_with_the_formula(dim: int, p
     assert sol.estimate.curvature < 1e-6  # the equation is linear
 
 
+@pytest.mark.slow
 def test_the_stated_error_covers_the_error_for_most_seeds_and_not_by_far() -> None:
     found = [solved("hjb", seed, words={"dim": 8}, steps=6, batches=1) for seed in range(12)]
     misses = torch.tensor([(s.value - s.problem.truth()) / s.estimate.standard_error for s in found])
