@@ -85,7 +85,8 @@ class Solution:
     @cached_property
     def residuals(self) -> dict[str, float]:
         """Held-out relative residual by equation and condition."""
-        return {name: (r / max(s, 1e-300)) ** 0.5 for name, (r, s) in self._held_out.items()}
+        least = 1e-12 * max((s for _, s in self._held_out.values()), default=0.0)  # u = 0 has no terms to compare with
+        return {name: (r / max(s, least, 1e-300)) ** 0.5 for name, (r, s) in self._held_out.items()}
 
     @property
     def residual(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,11 @@ def _by(problem: Problem | Semilinear, method: str, run: Run, options: Mapping[s
 
 def _doubted(problem: Problem | Semilinear, first: Solution, run: Run, seconds: float) -> Solution:
     """`first`, or what a trained net gives in the rest of the time where `first` does not trust itself."""
-    if first.status not in ("suspect", "stalled") and first.residual < DOUBT:
+    doubt = math.inf if math.isnan(first.residual) else first.residual
+    if first.status not in ("suspect", "stalled") and doubt < DOUBT:
         return first
     assert isinstance(problem, Problem)
-    name, used, doubt = trained_method(problem), run.used, first.residual
+    name, used = trained_method(problem), run.used
     rest = Run(seconds=seconds, seed=run.seed, progress=run.progress, folder=run.folder, track=run.track, spent=used)
     second = _by(problem, name, rest, {})
     kept = second if second.residual < doubt else first
