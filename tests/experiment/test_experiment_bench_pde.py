@@ -27,7 +27,7 @@ from odenet.pde.collocation import Block, blocks
 
 ASKED = [
     *((t.problem, dict(t.arguments)) for t in {t.title: t for t in bench.TABLE}.values() if t.problem in STATEMENTS),
-    ("helmholtz", {"kind": "4pi"}),
+    ("helmholtz", {}),
 ]
 NAMES = [f"{name} {arguments}" for name, arguments in ASKED]
 
@@ -159,16 +159,41 @@ def test_a_run_saves_rows_and_tables_and_a_refusal_is_a_row(
     rows = {(r["problem"], r["method"]): r for r in found["rows"]}
     assert len(rows) == len(found["rows"]) == 6 and not done.stopped
     mine = rows["poisson(dim=2)", "random_features"]
-    assert 0 < mine["rel_l2"] < 1e-3 and mine["curve"][-1] == [mine["seconds"], mine["rel_l2"]]
+    assert 0 < mine["error"] < 1e-3 and mine["curve"][-1] == [mine["seconds"], mine["error"]]
     refused = rows["poisson(dim=10)", "random_features"]
     assert refused["status"].startswith("refused: the method 'random_features' cannot solve poisson")
-    assert refused["rel_l2"] is None
+    assert refused["error"] is None
     theirs = rows["poisson(dim=2)", "deepxde tuned"]
-    assert theirs["rel_l2"] == 0.25 and theirs["budget"] == 0.3 and theirs["curve"] == [[0.06, 0.2625], [0.3, 0.25]]
+    assert theirs["error"] == 0.25 and theirs["budget"] == 0.3 and theirs["curve"] == [[0.06, 0.2625], [0.3, 0.25]]
     assert theirs["settings"]["iterations"] == {"adam": 7} and theirs["settings"]["deepxde"] == "1.15.0"
     text = (tmp_path / "small" / "table.txt").read_text()
     assert "inf" in text and "theirs/ours" in text and text.strip() in done.text
     assert "[6/6]" in capsys.readouterr().err
+
+
+def test_a_run_is_resumed_with_what_is_missing_in_several_processes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "TABLE", SMALL[:1])
+    bench.bench_pde(seeds=1, name="small", out=tmp_path)
+    first = json.loads((tmp_path / "small" / "rows.json").read_text())["rows"]
+    done = bench.bench_pde(seeds=3, resume=True, workers=2, name="small", out=tmp_path)
+    rows = json.loads((tmp_path / "small" / "rows.json").read_text())["rows"]
+    assert rows[0] == first[0] and [r["seed"] for r in rows] == [0, 1, 2] and " 3\n" in done.text
+    alone = bench.bench_pde(seeds=3, name="alone", out=tmp_path)
+    again = json.loads((alone.folder / "rows.json").read_text())["rows"]
+    assert [r["error"] for r in again] == [r["error"] for r in rows]
+    assert main(["bench", "pde", "--resume", "--name", "other", "--out", str(tmp_path)]) == 2
+    assert "no bench to resume in" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def test_an_inverse_problem_is_scored_by_its_parameters_and_a_semilinear_one_by_its_value() -> None:
+    row = bench._row(Task("inverse_heat", {"n": 50}, "trained", 2.0, 1e-2), 0, 1.0, False)
+    assert row.error is not None and 0 < row.error < 0.5 and row.curve == [(row.seconds, row.error)]
+    sol = pde.solve("inverse_heat", "gauss_newton", 2.0, steps=3, track=False)
+    assert sol.rel_l2 != abs(sol.parameters["k"] / 0.25 - 1)
+    row = bench._row(Task("hjb", {"dim": 4}, "deep_bsde", 1.0, 1e-2), 0, 1.0, False)
+    assert row.error is not None and 0 < row.error < 1e-2
 
 
 def test_a_peer_that_fails_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +202,7 @@ def test_a_peer_that_fails_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(peer, "run", failing)
     row = bench._peer(Task("heat", {}, "deepxde stock", 20.0), 0, 0.1)
-    assert (row.rel_l2, row.budget, row.status) == (None, 2.0, "refused: DeepXDE at heat failed: out of memory")
+    assert (row.error, row.budget, row.status) == (None, 2.0, "refused: DeepXDE at heat failed: out of memory")
 
 
 def test_peers_run_once_for_a_problem_and_seed_beside_its_tasks_with_the_largest_budget() -> None:
@@ -214,7 +239,7 @@ def test_the_comparison_is_of_pairs_of_equal_seed() -> None:
 
 def test_an_error_that_is_no_number_counts_as_infinite() -> None:
     none, nan = row("trained", 0, [(1.0, math.nan)], 1e-3), Row("p", "m", 0, None, None, 1, 1, "refused", 1e-3, 1, {})
-    assert none.error == nan.error == math.inf and none.reach(1.0) == nan.reach(1.0) == math.inf
+    assert none.ranked == nan.ranked == math.inf and none.reach(1.0) == nan.reach(1.0) == math.inf
     assert " no " in bench.table([none])
 
 

@@ -391,7 +391,7 @@ def test_every_problem_says_in_one_line_what_it_is_and_when_to_choose_it(name: s
     assert problem.name == name
     assert "Choose it" in text or ":" in problem.about
     assert name in repr(problem)
-    known = {"shock", "parity", "corner", "true_parameters", "arguments", "underdetermined"}
+    known = {"shock", "corner", "true_parameters", "arguments", "underdetermined"}
     assert set(problem.facts) <= known
 
 
@@ -431,19 +431,6 @@ def test_no_boundary_value_says_what_the_solution_is_inside(name: str, arguments
     assert truth is not None
     for lifted, wanted in zip(lift.T, truth.T, strict=True):
         assert float((lifted - wanted).norm() / wanted.norm()) > 0.02
-
-
-def test_facts_about_symmetry_are_true() -> None:
-    for name in [n for n in (*CLOSED, *COMPUTED) if "parity" in made(n).facts]:
-        problem = made(name)
-        ((axis, kind),) = problem.facts["parity"].items()
-        i = problem.frame.coordinates.index(axis)
-        x = problem.domain.sample(40, torch.Generator().manual_seed(2), "uniform")
-        mirrored = x.clone()
-        mirrored[:, i] = problem.domain.bounds[:, i].sum() - x[:, i]
-        here, there = problem.truth(x), problem.truth(mirrored)
-        assert here is not None and there is not None
-        assert torch.allclose(here, there if kind == "even" else -there, rtol=1e-8, atol=1e-8), name
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import torch
 
 from odenet import pde
 from odenet.errors import BadInput, Incompatible
+from odenet.pde.corners import Corners
 from odenet.pde.methods.evolution import Evolution, Rule, Window
-from odenet.pde.methods.feature_fit import Corners
 from odenet.pde.methods.feature_space import Space
 from odenet.pde.methods.random_feature_basis import Axis, Features, Regularised, draw
 from odenet.pde.shapes import Disk
@@ -113,7 +113,7 @@ def test_the_projected_second_derivative_has_the_eigenvalues_of_the_string() -> 
     space = Space(system.space, system.axes, 60, torch.Generator().manual_seed(1), system.channels)
     window = Window(system, space)
     zero = [[torch.zeros(space.size, dtype=torch.float64)]]
-    _, found = window.linearise([torch.zeros(3, space.size, dtype=torch.float64)], zero, 0.0, 0.1)
+    found = window.slopes([torch.zeros(3, space.size, dtype=torch.float64)], zero, 0.0, 0.1)
     window.factor(found, 0.1)
     J = window.free.T @ space.test.T @ space.at_x[(2,)] @ window.free
     values = torch.linalg.eigvals(J).real.sort(descending=True).values[:6]

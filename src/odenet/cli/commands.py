@@ -121,6 +121,8 @@ def bench(
     seeds: int = 3,
     share: float = 1.0,
     peers: bool = False,
+    workers: int = 1,
+    resume: bool = False,
     name: str = "",
     out: Path = Path("runs"),
 ) -> int:
@@ -131,7 +133,7 @@ def bench(
         problems: Names that odenet list problems or list pdes prints, or package.module:Object, an InitialValueProblem;
             all: the whole table of PDE problems, and hires among the others.
         methods: Integrators and solvers of other libraries such as torchdiffeq:dopri5 or scipy:Radau; of the table
-            random_features and trained.
+            random_features, trained and deep_bsde.
         tolerances: For methods that control their error.
         steps: Numbers of equal steps, for the other methods.
         repeats: Runs of each; the median of their seconds counts.
@@ -139,6 +141,8 @@ def bench(
         seeds: Of the table: solves of each task.
         share: Of the table's budgets, to see a part of the work.
         peers: Of the table: DeepXDE beside, where it is installed or ODENET_DEEPXDE_PATH names its folder.
+        workers: Of the table: processes, each with one thread.
+        resume: Of the table: solve what the run folder does not hold yet.
         name: Name of the run folder; none given: what is measured and the time.
         out: Folder of runs.
     """
@@ -146,7 +150,9 @@ def bench(
         from ..experiment.bench_pde import bench_pde
 
         tasks = () if problems == ("all",) else problems
-        done = bench_pde(tasks, methods, seeds=seeds, share=share, peers=peers, name=name, out=out)
+        done = bench_pde(
+            tasks, methods, seeds=seeds, share=share, peers=peers, workers=workers, resume=resume, name=name, out=out
+        )
         print(in_letters_of(done.text))
         return 130 if done.stopped else 0
     from ..experiment.bench import bench_solvers

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,8 @@ from .bench import Ended, fresh
 class Task:
     """One cell of the table: a problem, a kind of method, a budget in seconds and the error that is aimed at.
 
-    method: "random_features", or "trained": the automatic choice among trained nets
+    method: "random_features", "deep_bsde", or "trained": the automatic choice among trained nets
+    The error is rel. L2 against the truth; of an inverse problem the largest relative error of its parameters.
     """
 
     problem: str
@@ -44,14 +47,14 @@ class Task:
         return self.problem + (f"({words})" if words else "")
 
 
-FEATURES, TRAINED = "random_features", "trained"
+FEATURES, TRAINED, BSDE = "random_features", "trained", "deep_bsde"
 PEERS = {f"deepxde {variant}": variant for variant in deepxde_peer.VARIANTS}
 CLASSICAL = {"poisson_lshape": "l_shape"}  # references called otherwise than their problem
 REACHED = 1.1  # a run has reached its final error where it is within ten per cent of it
 TABLE = (
     Task("poisson", {"dim": 2}, FEATURES, 1, 1e-10), Task("poisson", {"dim": 2}, TRAINED, 20, 1e-7),
     Task("heat", {}, FEATURES, 1, 1e-9), Task("heat", {}, TRAINED, 20, 1e-6),
-    Task("helmholtz", {}, FEATURES, 2, 1e-6), Task("helmholtz", {}, TRAINED, 60, 1e-5),
+    Task("helmholtz", {"kind": "4pi"}, FEATURES, 2, 1e-6), Task("helmholtz", {"kind": "4pi"}, TRAINED, 60, 1e-5),
     Task("wave", {}, FEATURES, 2, 1e-6), Task("wave", {}, TRAINED, 120, 1e-3),
     Task("convection", {}, FEATURES, 2, 1e-6), Task("convection", {}, TRAINED, 60, 1e-4),
     Task("burgers", {}, FEATURES, 60, 1e-6), Task("burgers", {}, TRAINED, 150, 1e-5),
@@ -63,12 +66,17 @@ TABLE = (
     Task("schrodinger", {}, FEATURES, 60, 1e-5), Task("schrodinger", {}, TRAINED, 120, 1e-4),
     Task("poisson_lshape", {}, FEATURES, 60, 1e-4), Task("poisson_lshape", {}, TRAINED, 60, 1e-3),
     Task("poisson", {"dim": 5}, TRAINED, 300, 1e-4), Task("poisson", {"dim": 10}, TRAINED, 300, 1e-4),
+    Task("hjb", {}, BSDE, 300, 1e-3), Task("allen_cahn_high_dimension", {}, BSDE, 300, 2e-3),
+    Task("default_risk", {}, BSDE, 300, 3e-3),
+    Task("inverse_burgers", {}, TRAINED, 150, 1e-4), Task("inverse_burgers", {"noise": 0.01}, TRAINED, 150, 1e-2),
+    Task("inverse_lorenz", {}, TRAINED, 60, 1e-4), Task("inverse_lorenz", {"noise": 0.01}, TRAINED, 60, 1e-2),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """One solve: error, held-out residual, seconds of wall clock and processor, what was chosen.
+    """One solve: its error as the task defines it, held-out residual, seconds of wall clock and processor, what was
+    chosen.
 
     curve: (seconds, error) where the error was looked at on the way; the clock stood still then, the processor's not
     """
@@ -76,7 +84,7 @@ class Row:
     problem: str
     method: str
     seed: int
-    rel_l2: float | None
+    error: float | None
     residual: float | None
     seconds: float
     processor: float
@@ -87,9 +95,9 @@ class Row:
     curve: list[tuple[float, float]] = field(default_factory=list)
 
     @property
-    def error(self) -> float:
-        """rel_l2, infinite where there is none."""
-        return math.inf if self.rel_l2 is None or math.isnan(self.rel_l2) else self.rel_l2
+    def ranked(self) -> float:
+        """The error, infinite where there is none."""
+        return math.inf if self.error is None or math.isnan(self.error) else self.error
 
     def reach(self, error: float) -> float:
         """Seconds after which the error was at most this; infinite where it never was."""
@@ -103,31 +111,67 @@ def bench_pde(
     seeds: int = 3,
     share: float = 1.0,
     peers: bool = False,
+    workers: int = 1,
+    resume: bool = False,
     name: str = "",
     out: Path = Path("runs"),
 ) -> Ended:
     """Solve the table's tasks (those named), `seeds` times each, and save rows.json and table.txt.
 
-    share: of the budgets, to look at a part of the work; peers: DeepXDE beside, its stock and its tuned settings.
+    share: of the budgets, to look at a part of the work; peers: DeepXDE beside, its stock and its tuned settings;
+    workers: processes, each with one thread; resume: only what the folder out/name does not hold yet
     Raises BadInput where nothing is left to do, Incompatible where peers are asked for and DeepXDE is not installed.
     """
     chosen = [t for t in TABLE if (not problems or t.problem in problems) and (not methods or t.method in methods)]
     known = sorted({t.problem for t in TABLE})
     if not chosen or set(problems) - set(known):
-        raise BadInput(f"the table has no such task; problems: {', '.join(known)}; methods: {FEATURES}, {TRAINED}.")
+        found = ", ".join(sorted({t.method for t in TABLE}))
+        raise BadInput(f"the table has no such task; problems: {', '.join(known)}; methods: {found}.")
     if peers and not deepxde_peer.installed():
         raise Incompatible(deepxde_peer.ABSENT)
-    folder, rows, jobs = fresh(out, name, "pde"), list[Row](), planned(chosen, seeds, peers)
+    folder = out / name if resume else fresh(out, name, "pde")
+    rows, jobs = _kept(folder) if resume else [], planned(chosen, seeds, peers)
+    order = {(t.title, t.method, seed): k for k, (t, seed) in enumerate(jobs)}
+    left = [(t, seed) for t, seed in jobs if (t.title, t.method, seed) not in {_key(r) for r in rows}]
     stopped = False
     try:
-        for task, seed in jobs:
-            rows.append(_peer(task, seed, share) if task.method in PEERS else _row(task, seed, share, peers))
-            print(f"[{len(rows)}/{len(jobs)}] {_line(rows[-1])}", file=sys.stderr)
+        for row in _solved(left, share, peers, workers):
+            rows = sorted([*rows, row], key=lambda r: order.get(_key(r), -1))
+            print(f"[{len(rows)}/{len(jobs)}] {_line(row)}", file=sys.stderr)
             _write(folder, rows)
     except KeyboardInterrupt:
         stopped = True
     _write(folder, rows)
     return Ended(f"{report(rows)}\n\n{folder}", folder, stopped)
+
+
+def _key(row: Row) -> tuple[str, str, int]:
+    return row.problem, row.method, row.seed
+
+
+def _kept(folder: Path) -> list[Row]:
+    """The rows that a folder holds. Raises BadInput where it holds none."""
+    if not (folder / "rows.json").is_file():
+        raise BadInput(f"there is no bench to resume in {folder}: rows.json is missing; give its --out and --name.")
+    return [Row(**r) for r in json.loads((folder / "rows.json").read_text())["rows"]]
+
+
+def _solved(jobs: Sequence[tuple[Task, int]], share: float, track: bool, workers: int) -> Iterator[Row]:
+    """Rows as they end, each solved with one thread."""
+    if workers == 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield from (_of(task, seed, share, track) for task, seed in jobs)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    start = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=start, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield from (done.result() for done in as_completed([pool.submit(_of, *j, share, track) for j in jobs]))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def planned(tasks: Sequence[Task], seeds: int, peers: bool) -> list[tuple[Task, int]]:
@@ -142,17 +186,23 @@ def planned(tasks: Sequence[Task], seeds: int, peers: bool) -> list[tuple[Task, 
     return [(t, seed) for group in groups.values() for seed in range(seeds) for t in group]
 
 
+def _of(task: Task, seed: int, share: float, track: bool) -> Row:
+    return _peer(task, seed, share) if task.method in PEERS else _row(task, seed, share, track)
+
+
 def _row(task: Task, seed: int, share: float, track: bool) -> Row:
     problem = pde.get(task.problem, **task.arguments)
-    problem.truth(problem.domain.bounds)  # the reference is computed before the clock runs
+    if isinstance(problem, pde.Problem):
+        problem.truth(problem.domain.bounds)  # the reference is computed before the clock runs
     method = pde.trained_method(problem) if task.method == TRAINED else task.method
     cpu = time.process_time()
     try:
         sol = pde.solve(problem, method, task.seconds * share, seed, track=track)
     except OdenetError as refusal:
         return _refused(task, seed, share, refusal, time.process_time() - cpu)
-    cpu, error = time.process_time() - cpu, sol.rel_l2
-    curve = [(h["seconds"], h["rel_l2"]) for h in sol.history if "rel_l2" in h]
+    cpu, true = time.process_time() - cpu, problem.facts.get("true_parameters", {})
+    error = max(abs(sol.parameters[k] / v - 1) for k, v in true.items()) if true else sol.rel_l2
+    curve = [] if true else [(h["seconds"], h["rel_l2"]) for h in sol.history if "rel_l2" in h]
     return Row(
         task.title, task.method, seed, error, sol.residual, sol.seconds, cpu, sol.status, task.target,
         task.seconds * share, sol.settings, [*curve, (sol.seconds, math.inf if error is None else error)],
@@ -177,7 +227,7 @@ def _refused(task: Task, seed: int, share: float, refusal: OdenetError, cpu: flo
 
 
 def _line(row: Row) -> str:
-    error = "none" if row.rel_l2 is None else f"{row.rel_l2:.2e}"
+    error = "none" if row.error is None else f"{row.error:.2e}"
     return f"{row.problem} {row.method} seed {row.seed}: error {error} in {row.seconds:.1f} s ({row.status[:60]})"
 
 
@@ -215,7 +265,7 @@ def table(rows: Sequence[Row]) -> str:
         f"{'problem':34} {'method':16} {'median':>9} {'largest':>9} {'target':>9} met {'seconds':>8} {'budget':>7} n"
     ]
     for (problem, method), found in _grouped(rows).items():
-        errors = [r.error for r in found]
+        errors = [r.ranked for r in found]
         middle, target = statistics.median(errors), found[0].target
         met = "-" if target is None else "yes" if middle <= target else "no"
         seconds = statistics.median(r.seconds for r in found)
@@ -241,17 +291,17 @@ def beside(rows: Sequence[Row]) -> str:
     for (problem, method), mine in groups.items():
         for peer in PEERS if method not in PEERS else ():
             theirs = {r.seed: r for r in groups.get((problem, peer), [])}
-            pairs = [(r, theirs[r.seed]) for r in mine if r.seed in theirs and math.isfinite(theirs[r.seed].error)]
+            pairs = [(r, theirs[r.seed]) for r in mine if r.seed in theirs and math.isfinite(theirs[r.seed].ranked)]
             if pairs:
                 lines.append(f"{problem:34} {method:16} {peer:14} {_compared(pairs)} {len(pairs)}")
     return "\n".join(lines)
 
 
 def _compared(pairs: Sequence[tuple[Row, Row]]) -> str:
-    ratio = statistics.median(b.error / max(a.error, 1e-300) for a, b in pairs)
-    ours = statistics.median(a.reach(b.error) for a, b in pairs)
-    theirs = statistics.median(b.reach(REACHED * b.error) for _, b in pairs)
-    faster = statistics.median(b.reach(REACHED * b.error) / max(a.reach(b.error), 1e-9) for a, b in pairs)
+    ratio = statistics.median(b.ranked / max(a.ranked, 1e-300) for a, b in pairs)
+    ours = statistics.median(a.reach(b.ranked) for a, b in pairs)
+    theirs = statistics.median(b.reach(REACHED * b.ranked) for _, b in pairs)
+    faster = statistics.median(b.reach(REACHED * b.ranked) / max(a.reach(b.ranked), 1e-9) for a, b in pairs)
     shown = [f"{v:>8.3g}" if math.isfinite(v) and v > 0 else f"{'-':>8}" for v in (ours, theirs, faster)]
     return f"{ratio:11.3g} {' '.join(shown)}"
 

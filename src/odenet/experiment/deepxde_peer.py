@@ -57,13 +57,19 @@ def installed() -> bool:
     return bool(folder and (Path(folder) / "deepxde").is_dir()) or importlib.util.find_spec("deepxde") is not None
 
 
-def run(name: str, arguments: Mapping[str, Any], seconds: float, seed: int, variant: str) -> dict[str, Any]:
-    """What a process of its own printed, with as many threads as here. Raises Incompatible where there is none."""
+def run(
+    name: str, arguments: Mapping[str, Any], seconds: float, seed: int, variant: str, changes: Mapping[str, Any] = {}
+) -> dict[str, Any]:
+    """What a process of its own printed, with as many threads as here; changes: of the variant's settings.
+
+    Raises Incompatible where DeepXDE is not installed or fails.
+    """
     if not installed():
         raise Incompatible(ABSENT)
     threads = str(torch.get_num_threads())
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     words = ["--seconds", f"{seconds}", "--seed", f"{seed}", "--variant", variant, "--arguments", json.dumps(arguments)]
+    words += ["--settings", json.dumps(changes)] if changes else []
     environment = {
         **os.environ, "DDE_BACKEND": "pytorch", "PYTHONPATH": os.pathsep.join(p for p in paths if p),
         "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,

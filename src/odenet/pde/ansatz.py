@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import BadInput
 from ..fields import jets
 from .conditions import Condition, number
+from .corners import NONE, Corners, Enriched
 from .expressions import PARAMETER, Expression, constant, is_constant, used, value
 from .lifting import interpolated
 from .statement import Problem
@@ -32,35 +33,57 @@ Map = Callable[[Tensor], Tensor]
 class Features:
     """Fixed maps of the coordinates to the inputs of a trunk: every axis on [-1, 1], or as points of a circle.
 
+    On an axis across which the solution is even or odd only what is even is kept: the square, or the cosines.
+
     bounds:    (2, d)
     periodic:  {axis: harmonics}: cos and sin of 2 pi k (x - a) / (b - a), k = 1 ... harmonics
     maps:      {axis: function of the axis scaled to [-1, 1]}, such as lambda s: torch.asinh(50 * s) / 5 at a shock
-    parity:    {axis: "even"}: the square of the scaled axis instead of it (odd solutions: see `Hard.odd`)
+    parity:    {axis: 1 or -1}: even or odd solutions; an odd one has the factor `odd` besides
+    corners:   singular functions that come last
     """
 
     bounds: Tensor
     periodic: Mapping[int, int] = field(default_factory=dict)
     maps: Mapping[int, Map] = field(default_factory=dict)
-    parity: Mapping[int, str] = field(default_factory=dict)
+    parity: Mapping[int, int] = field(default_factory=dict)
+    corners: Corners = NONE
 
     @property
     def size(self) -> int:
         """Number of inputs of the trunk."""
-        return sum(2 * self.periodic[i] if i in self.periodic else 1 for i in range(self.bounds.shape[1]))
+        each = [self.periodic.get(i, 0) * (1 if i in self.parity else 2) for i in range(self.bounds.shape[1])]
+        return sum(max(1, n) for n in each) + self.corners.size
 
     def __call__(self, x: Tensor) -> Tensor:
         columns = []
-        for i, (low, high) in enumerate(self.bounds.T.tolist()):
-            c = x[..., i]
+        for i in range(self.bounds.shape[1]):
             if i in self.periodic:
-                angle = (c - low) * (2 * math.pi / (high - low))
+                angle = self._angle(x, i)
                 for k in range(1, self.periodic[i] + 1):
-                    columns += [torch.cos(angle * k), torch.sin(angle * k)]
+                    columns += [torch.cos(angle * k)] + ([] if i in self.parity else [torch.sin(angle * k)])
                 continue
-            c = (c - low) * (2 / (high - low)) - 1
+            c = self._scaled(x, i)
             c = self.maps[i](c) if i in self.maps else c
-            columns.append(c * c if self.parity.get(i) == "even" else c)
-        return torch.stack(columns, -1)
+            columns.append(c * c if i in self.parity else c)
+        smooth = torch.stack(columns, -1)
+        return torch.cat([smooth, self.corners.columns(x)], -1) if self.corners.corners else smooth
+
+    def odd(self, x: Tensor) -> Tensor | None:
+        """(N,): the product of what is odd across the axes with parity -1, None where there are none."""
+        parts = [
+            torch.sin(self._angle(x, i)) if i in self.periodic else self._scaled(x, i)
+            for i, sign in self.parity.items()
+            if sign < 0
+        ]
+        return _product(parts) if parts else None
+
+    def _angle(self, x: Tensor, i: int) -> Tensor:
+        low, high = self.bounds[:, i].tolist()
+        return (x[..., i] - low) * (2 * math.pi / (high - low))
+
+    def _scaled(self, x: Tensor, i: int) -> Tensor:
+        low, high = self.bounds[:, i].tolist()
+        return (x[..., i] - low) * (2 / (high - low)) - 1
 
 
 @dataclass(frozen=True)
@@ -83,7 +106,8 @@ def hard(problem: Problem, wanted: bool | None = None) -> Hard:
     """The conditions that can be met exactly: values on pieces, initial states, periodic axes.
 
     wanted: None: all that can be, unless a condition says hard=False; False: only those that say hard=True. Values that
-    depend on unknown parameters stay soft. Raises BadInput for a condition with hard=True that cannot be met so.
+    depend on unknown parameters stay soft, and so do values that break a periodicity which is met. Raises BadInput for
+    a condition with hard=True that cannot be met so.
     """
     frame = problem.frame
     chosen = [c for c in problem.conditions if c.hard is not False and (wanted is not False or c.hard)]
@@ -93,19 +117,49 @@ def hard(problem: Problem, wanted: bool | None = None) -> Hard:
             f"the condition {refused[0]!r} cannot be met by construction; leave hard out to meet it by weight."
         )
     lifts, factors, met = [], [], [c for c in able if c.kind == "periodic"]
+    around = list(met)
     for u in problem.unknowns:
         mine = [c for c in able if c.kind in ("dirichlet", "initial") and (c.unknown or problem.unknowns[0]) == u]
         values = [c for c in mine if c.kind == "dirichlet"]
         starts = sorted((c for c in mine if c.kind == "initial"), key=lambda c: c.order)
         starts = [c for k, c in enumerate(starts) if c.order == k]  # u_t alone fixes nothing
-        g, pieces = _lifted(problem, values), tuple(p for c in values for p in c.pieces)
-        if starts:
-            g = _started(problem, g, starts)
+        g = constant(frame, _lifted(problem, values))
+        if not _agrees(problem, g, around):
+            g, values = constant(frame, 0.0), _dropped(values, around)
+        if starts and not _agrees(problem, begun := _started(problem, g, starts), around):
+            starts = _dropped(starts, around)
+        g = begun if starts else g
         lifts.append(g)
-        factors.append(_factor(problem, pieces, len(starts)))
+        factors.append(_factor(problem, tuple(p for c in values for p in c.pieces), len(starts)))
         met += [*values, *starts]
     names = tuple(str(c.axis) for c in able if c.kind == "periodic")
     return Hard(tuple(constant(frame, g) for g in lifts), tuple(factors), tuple(met), names)
+
+
+def _agrees(problem: Problem, g: Expression, around: Sequence[Condition]) -> bool:
+    """Whether g is as periodic as these conditions say."""
+    for c in around if not is_constant(g, 0.0) else ():
+        i = problem.frame.coordinates.index(str(c.axis))
+        x = problem.domain.sample(64, torch.Generator().manual_seed(4), "sobol").repeat(2, 1)
+        x[:64, i], x[64:, i] = problem.domain.bounds[:, i]
+        channels = jets.closed([tuple(c.order * (k == i) for k in range(problem.dim))])
+        with torch.no_grad():
+            lifted = jets.lift(x, channels)
+            found = value(g, dict(zip(problem.frame.coordinates, lifted.unbind(-1))), {})
+        parts = found.parts if isinstance(found, jets.Jet) else torch.as_tensor(found).expand(1, len(x))
+        if float((parts[:, :64] - parts[:, 64:]).abs().max()) > 1e-9 * max(1.0, float(parts.abs().max())):
+            return False
+    return True
+
+
+def _dropped(given: Sequence[Condition], around: Sequence[Condition]) -> list[Condition]:
+    """None of them; raises BadInput where one must be met by construction."""
+    if asked := [c for c in given if c.hard]:
+        raise BadInput(
+            f"the condition {asked[0]!r} cannot be met by construction beside {around[0]!r}: its values are not "
+            "periodic; leave hard out of one of them."
+        )
+    return []
 
 
 def _able(c: Condition, problem: Problem) -> bool:
@@ -212,9 +266,11 @@ class Ansatz(nn.Module):
         memo: dict[int, Any] = {}
         zero = x[..., 0] * 0.0
         lift = torch.stack([zero + value(g, columns, memo) for g in self.hard.lift], -1)
-        if all(d is None for d in self.hard.factor):
+        odd = self.features.odd(x)
+        if odd is None and all(d is None for d in self.hard.factor):
             return lift, None
-        return lift, torch.stack([zero + 1.0 if d is None else d(x) for d in self.hard.factor], -1)
+        one = zero + 1.0 if odd is None else odd
+        return lift, torch.stack([one if d is None else one * d(x) for d in self.hard.factor], -1)
 
     def joined(self, n: Tensor, lift: Tensor, factor: Tensor | None) -> Tensor:
         """g + d N."""
@@ -243,17 +299,31 @@ def ansatz(
     net_options: Mapping[str, Any] | None = None,
     harmonics: int = 1,
     maps: Mapping[str, Map] | None = None,
+    parity: Mapping[str, int] | None = None,
+    corners: Corners = NONE,
     wanted: bool | None = None,
     seed: int = 0,
 ) -> Ansatz:
-    """The model of a problem: `model` or the trunk `net` behind the problem's features and hard conditions."""
-    chosen = hard(problem, wanted)
+    """The model of a problem: `model` or the trunk `net` behind the problem's features and hard conditions.
+
+    parity:  axes across which the model is even (1) or odd (-1); odd only where it is periodic: the odd solutions of
+             the other kind have thin layers in the middle, of which a function of the square makes cusps
+    corners: whose singular functions stand beside the trunk; values on the boundary then go by weight unless asked for,
+             because functions that vanish around such a corner are not smooth there
+    """
+    chosen = hard(problem, False if wanted is None and corners.corners else wanted)
     names = problem.frame.coordinates
+    periodic = {names.index(a): harmonics for a in chosen.periodic}
+    signs = {names.index(a): sign for a, sign in (parity or {}).items()}
     features = Features(
         problem.domain.bounds,
-        {names.index(a): harmonics for a in chosen.periodic},
+        periodic,
         {names.index(a): f for a, f in (maps or {}).items()},
+        {i: sign for i, sign in signs.items() if sign > 0 or i in periodic},
+        corners,
     )
     words = {"width": width, "depth": depth, "act": activation, "seed": seed, **(net_options or {})}
-    inner = model or trunk(net, features.size, len(problem.unknowns), **words)
+    m, plain = len(problem.unknowns), features.size - corners.size
+    inner = model or trunk(net, plain, m, **words)
+    inner = Enriched(inner, corners.size, m) if corners.corners else inner
     return Ansatz(problem, inner.double(), chosen, features)

@@ -292,10 +292,6 @@ class Collocation(LeastSquares):
             rows = [self._rows(i, self._parts(i), parameters) for i in range(len(self.found))]
         return torch.cat(rows)
 
-    def by_block(self, theta: Tensor) -> dict[str, float]:
-        """Mean squared rows by block, unweighted."""
-        return {name: float(r.square().mean(0).sum()) for name, r in self.whole_rows(theta).items()}
-
     def whole_rows(self, theta: Tensor) -> dict[str, Tensor]:
         """(n, R) by block: the rows themselves, without weights."""
         parameters, rows = self.put(theta), dict[str, list[Tensor]]()

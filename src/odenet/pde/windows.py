@@ -22,7 +22,8 @@ def window(problem: Problem, start: float, end: float, before: Field | None) -> 
     """
     conditions = [c for c in (_cut(c, start, end) for c in problem.conditions) if c is not None]
     if before is not None:
-        conditions = [_from(problem, c, before, start) if c.kind == "initial" else c for c in conditions]
+        handed = End(before, start, max(problem.time_order.values()) - 1)
+        conditions = [_from(problem, c, handed) if c.kind == "initial" else c for c in conditions]
     return Problem(
         problem.domain.space * Time(start, end),
         problem.equations,
@@ -35,9 +36,31 @@ def window(problem: Problem, start: float, end: float, before: Field | None) -> 
     )
 
 
-def _from(problem: Problem, c: Condition, before: Field, time: float) -> Condition:
+@dataclass
+class End:
+    """The end of a window, where the next one starts; order: of the highest derivative in time that is handed on.
+
+    All initial conditions of a window ask for the same points, and the answer asks the window before: the last answer
+    is kept, or the work would double with every window.
+    """
+
+    field: Field
+    time: float
+    order: int
+    _last: tuple[Tensor, list[tuple[int, ...]], Tensor] | None = None
+
+    def jet(self, x: Tensor, channels: Sequence[tuple[int, ...]]) -> Tensor:
+        if self._last is None or not torch.equal(self._last[0], x) or not set(channels) <= set(self._last[1]):
+            wanted = sorted({(*c[:-1], k) for c in channels for k in range(max(self.order, c[-1]) + 1)})
+            with torch.no_grad():
+                self._last = x.clone(), wanted, self.field.jet(x, wanted)
+        _, known, parts = self._last
+        return parts[[known.index(c) for c in channels]]
+
+
+def _from(problem: Problem, c: Condition, end: End) -> Condition:
     unknown = c.unknown or problem.unknowns[0]
-    value = Known(before.jet, problem.unknowns.index(unknown), time, c.order)
+    value = Known(end.jet, problem.unknowns.index(unknown), end.time, c.order)
     return replace(initial(value, unknown, c.order, c.hard, c.weight))
 
 

@@ -3,7 +3,6 @@
 Facts of a problem (`problem.facts`) are true statements that no method needs:
 
     shock            {"x": place, "width": width}: where a thin layer lies across a coordinate
-    parity           {"x": "odd" | "even"}: symmetry of the solution about the middle of an axis
     corner           {"at": (x, y), "power": p}: the solution behaves as r^p there
     true_parameters  {"nu": 0.01}: what an inverse problem's measurements were made with
     arguments        name and keyword arguments that make the problem again

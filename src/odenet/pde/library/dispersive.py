@@ -48,7 +48,6 @@ def schrodinger() -> Problem:
         [initial(lambda x: 2 / torch.cosh(x), unknown="u"), initial(0.0, unknown="v"), periodic("x")],
         unknowns=("u", "v"),
         reference=computed("schrodinger"),
-        facts={"parity": {"x": "even"}},
         cite=RAISSI,
     )
 
@@ -64,7 +63,6 @@ def ks() -> Problem:
         lambda u: u.t + 5 * u * u.x + 0.5 * u.xx + 0.005 * u.xxxx,
         [initial(lambda x: -torch.sin(PI * x)), periodic("x", order=3)],
         reference=computed("ks"),
-        facts={"parity": {"x": "odd"}},
         cite=CAUSAL,
     )
 

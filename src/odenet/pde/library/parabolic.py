@@ -63,7 +63,6 @@ def heat_variable() -> Problem:
         lambda u, x: u.t - ((1 + torch.cos(2 * PI * x) / 2) * u.x).x / 4,
         [initial(lambda x: torch.sin(PI * x)), dirichlet(0.0)],
         reference=computed("heat_variable"),
-        facts={"parity": {"x": "even"}},
     )
 
 
@@ -82,7 +81,6 @@ def reaction(rho: float = 5.0) -> Problem:
         lambda u: u.t - rho * u * (1 - u),
         [initial(_bump), periodic("x", order=0)],
         exact=lambda x, t: _bump(x) / (_bump(x) + (1 - _bump(x)) * torch.exp(-rho * t)),
-        facts={"parity": {"x": "even"}},
         cite=FAILURES,
     )
 
@@ -99,7 +97,6 @@ def reaction_diffusion(nu: float = 3.0, rho: float = 5.0) -> Problem:
         lambda u: u.t - nu * u.xx - rho * u * (1 - u),
         [initial(_bump), periodic("x")],
         reference=computed("reaction_diffusion", nu=nu, rho=rho),
-        facts={"parity": {"x": "even"}},
         cite=FAILURES,
     )
 
@@ -120,7 +117,6 @@ def allen_cahn(d: float = 1e-3) -> Problem:
         lambda u: u.t - d * u.xx - 5 * (u - u**3),
         [initial(_start), dirichlet(-1.0)],
         reference=computed("allen_cahn", d=d),
-        facts={"parity": {"x": "even"}},
         cite=DEEPXDE,
     )
 
@@ -137,7 +133,6 @@ def allen_cahn_periodic(d: float = 1e-4) -> Problem:
         lambda u: u.t - d * u.xx + 5 * u**3 - 5 * u,
         [initial(_start), periodic("x")],
         reference=computed("allen_cahn_periodic", d=d),
-        facts={"parity": {"x": "even"}},
         cite=RAISSI,
     )
 

@@ -85,5 +85,4 @@ def sine_gordon(frequency: float = 0.5, half_width: float = 10.0, final: float =
         lambda u: u.tt - u.xx + torch.sin(u),
         [initial(0.0), initial(lambda x: 4 * s / torch.cosh(s * x), order=1), *sides(space, exact)],
         exact=exact,
-        facts={"parity": {"x": "even"}},
     )

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..collocation import Block
 from ..expressions import Expression, key, leaves
 from ..statement import Problem
+from ..symmetry import parity
 from .feature_space import Space
 from .random_feature_basis import REAL, Axis, Index
 
@@ -121,8 +122,14 @@ class Evolution:
         self.space = problem.domain.space
         (self.first, self.last) = (float(problem.domain.bounds[i, -1]) for i in (0, 1))
         around = {c.axis for c, _ in problem.required if c.kind == "periodic"}
+        signs = parity(problem) if len(self.space.names) == 1 and around else {}
         self.axes = tuple(
-            Axis(float(self.space.bounds[0, i]), float(self.space.bounds[1, i]), name in around)
+            Axis(
+                float(self.space.bounds[0, i]),
+                float(self.space.bounds[1, i]),
+                name in around,
+                parity=signs.get(name, 0),
+            )
             for i, name in enumerate(self.space.names)
         )
         self.equations = tuple(e for _, es in problem.traced for e in es)
@@ -210,20 +217,28 @@ class Window:
         self.factorisations = 0
         self.kept: tuple[float, dict[int, Any]] | None = None
 
-    def linearise(self, K: Coefficients, state: State, t: float, h: float) -> tuple[list[Tensor], Any]:
-        """Residuals (q, n) row by row, and slopes (q, n) by leaf, of equations and conditions."""
-        q, out = self.rule.q, []
+    def residuals(self, K: Coefficients, state: State, t: float, h: float) -> list[Tensor]:
+        """Residuals (q, n) of equations and conditions, row by row."""
+        out = list[Tensor]()
         for rows in (self.equation, *self.conditions):
             block = rows.block(t + self.rule.c * h, self.system.names)
-            r, slopes = block.linearise(self.system.values(block, rows.matrices, K, state, h), {})
-            tables = [{leaf: s[key(leaf)].reshape(q, -1) for leaf in block.leaves} for s in slopes]
-            out.append(([c.reshape(q, -1) for c in r.unbind(1)], tables))
-        return [r for rs, _ in out for r in rs], out
+            r = block.residual(self.system.values(block, rows.matrices, K, state, h), {})
+            out += [c.reshape(self.rule.q, -1) for c in r.unbind(1)]
+        return out
+
+    def slopes(self, K: Coefficients, state: State, t: float, h: float) -> list[list[dict[Any, Tensor]]]:
+        """Slopes (q, n) of equations and of every condition: by row and leaf."""
+        out = []
+        for rows in (self.equation, *self.conditions):
+            block = rows.block(t + self.rule.c * h, self.system.names)
+            _, slopes = block.linearise(self.system.values(block, rows.matrices, K, state, h), {})
+            out.append([{leaf: s[key(leaf)].reshape(self.rule.q, -1) for leaf in block.leaves} for s in slopes])
+        return out
 
     def _constrain(self, found: Any) -> None:
         """Directions in which the conditions say nothing, from their slopes; the conditions as independent rows."""
         r, rows = self.space.size, []
-        for one, (_, tables) in zip(self.conditions, found[1:]):
+        for one, tables in zip(self.conditions, found[1:]):
             for slopes in tables:
                 wide = torch.zeros(len(one.x), self.count * r, dtype=REAL)
                 for leaf, s in slopes.items():
@@ -243,7 +258,7 @@ class Window:
         if self.conditions:
             self._constrain(found)
         r, parts = self.space.size, dict[int, Tensor]()
-        for e, slopes in enumerate(found[0][1]):
+        for e, slopes in enumerate(found[0]):
             for leaf, s in slopes.items():
                 u = self.system.unknowns.index(leaf.unknown)
                 p = self.system.orders[u] - leaf.index[-1]
@@ -266,11 +281,11 @@ class Window:
         self.kept = (h, factors)
         return factors
 
-    def _factors(self, found: Any, h: float) -> dict[int, Any]:
+    def _factors(self, K: Coefficients, state: State, t: float, h: float) -> dict[int, Any]:
         """Those of the window before where it was as long."""
         if self.kept is not None and abs(self.kept[0] / h - 1) < 1e-9:
             return self.kept[1]
-        return self.factor(found, h)
+        return self.factor(self.slopes(K, state, t, h), h)
 
     def _pair(self, mass: Tensor) -> list[int]:
         """For every unknown the equation that holds its time derivative."""
@@ -310,23 +325,21 @@ class Window:
     ) -> tuple[Coefficients | None, int]:
         """K on the window, or None where the iteration does not converge; and the number of iterations."""
         K = guess or [torch.zeros(self.rule.q, self.space.size, dtype=REAL) for _ in range(self.count)]
-        residuals, found = self.linearise(K, state, t, h)
-        factors, last, renewed = self._factors(found, h), math.inf, False
+        factors, last, renewed = self._factors(K, state, t, h), math.inf, False
         for i in range(1, most + 1):
-            d = self.correct(residuals, factors, h)
+            d = self.correct(self.residuals(K, state, t, h), factors, h)
             K = [a + b for a, b in zip(K, d)]
             size = self._size(K, d, state, h)
             if not math.isfinite(size) or size > 1e3:
                 return None, i
             if size < max(1e-14, tolerance) or (size < 1e-11 and size > 0.3 * last):
                 return K, i
-            residuals, found = self.linearise(K, state, t, h)
             if self.system.problem.linear and i >= 2 and size < 1e-9:
                 return K, i
             if size > 0.9 * last and i > 3:
                 return None, i
             if size > 0.2 * last and not renewed and i < 7:
-                factors, renewed, last = self.factor(found, h), True, math.inf
+                factors, renewed, last = self.factor(self.slopes(K, state, t, h), h), True, math.inf
             else:
                 last = size
         return None, most

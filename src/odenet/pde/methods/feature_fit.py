@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..collocation import Block, blocks
+from ..corners import Corners, corners_of
 from ..expressions import key
 from ..statement import Problem
 from .random_feature_basis import REAL, Axis, Features, Index, Regularised, draw
@@ -18,68 +19,6 @@ from .windows import packed, unpacked
 
 STEPS = 60  # Gauss-Newton steps of one fit
 DATA = 1e-4  # factor of rows of measured data: noise is not to bend the equation
-Corner = tuple[float, float, float, float]  # x, y, direction of the first side, opening angle
-
-
-@dataclass(frozen=True)
-class Corners:
-    """Singular functions of corners: with z from the corner, turned so that its first side is real, w its angle,
-
-    real and imaginary parts of z^(k pi / w), k = 1, 2, ..., and where that power is an integer n of z^n log z. They are
-    harmonic; the solution of Poisson's equation behaves like them at a corner (Grisvard 1985, section 5.1).
-    """
-
-    corners: tuple[Corner, ...] = ()
-    highest: float = 4.5
-
-    def powers(self, angle: float) -> list[tuple[float, bool]]:
-        """Exponents, and whether a logarithm comes with them."""
-        found = [k * math.pi / angle for k in range(1, 20) if k * math.pi / angle <= self.highest]
-        return [(round(p), True) if abs(p - round(p)) < 1e-9 else (p, False) for p in found]
-
-    @property
-    def size(self) -> int:
-        """Number of functions."""
-        return 2 * sum(len(self.powers(angle)) for *_, angle in self.corners)
-
-    def __call__(self, x: Tensor, indices: Sequence[Index]) -> dict[Index, Tensor]:
-        """Derivatives (N, size): D_x^a D_y^b f(z) = i^b f^(a+b)(z)."""
-        out: dict[Index, list[Tensor]] = {a: [] for a in indices}
-        for px, py, start, angle in self.corners:
-            z = torch.complex(x[:, 0] - px, x[:, 1] - py)
-            middle = start + angle / 2  # the branch cut lies opposite, outside
-            theta = torch.remainder(z.angle() - middle + math.pi, 2 * math.pi) - math.pi + angle / 2
-            r = z.abs().clamp_min(1e-100)
-            for power, log in self.powers(angle):
-                for a in indices:
-                    f = _derivative(r, theta, power, log, sum(a))
-                    f = f * complex(math.cos(sum(a) * start), -math.sin(sum(a) * start)) * 1j ** a[1]
-                    out[a] += [f.imag, f.real]
-        return {a: torch.stack(columns, 1) for a, columns in out.items()}
-
-
-def _derivative(r: Tensor, theta: Tensor, power: float, log: bool, order: int) -> Tensor:
-    """The derivative of z^power (log z): that of z^p (a log z + b) is z^(p-1) (p a log z + p b + a)."""
-    a, b = (1.0, 0.0) if log else (0.0, 1.0)
-    for _ in range(order):
-        a, b, power = power * a, power * b + a, power - 1
-    return torch.polar(r**power, power * theta) * (a * torch.complex(r.log(), theta) + b)
-
-
-def corners_of(problem: Problem) -> Corners:
-    """The corners of a polygon in the plane."""
-    vertices = getattr(problem.domain, "vertices", None)
-    if vertices is None or problem.dim != 2:
-        return Corners()
-    points, found = [complex(*map(float, v)) for v in vertices], []
-    area = sum((a.conjugate() * b).imag for a, b in zip(points, [*points[1:], points[0]]))
-    points = points if area > 0 else points[::-1]
-    for i, p in enumerate(points):
-        ahead, behind = points[(i + 1) % len(points)] - p, points[i - 1] - p
-        start = math.atan2(ahead.imag, ahead.real)
-        angle = (math.atan2(behind.imag, behind.real) - start) % (2 * math.pi)
-        found.append((p.real, p.imag, start, angle))
-    return Corners(tuple(found))
 
 
 @dataclass
@@ -147,7 +86,7 @@ def fit(
     names = {c.axis for c in around}
     low, high = problem.domain.bounds.tolist()
     axes = [Axis(a, b, n in names) for a, b, n in zip(low, high, problem.frame.coordinates)]
-    features, corners = draw(axes, width, generator, activation, share), corners_of(problem)
+    features, corners = draw(axes, width, generator, activation, share), corners_of(problem.domain)
     m = len(problem.unknowns)
     size = len(features.b) + corners.size
     field = Fitted(features, corners, torch.zeros(size, m, dtype=REAL))

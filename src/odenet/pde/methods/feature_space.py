@@ -105,6 +105,7 @@ class Space:
         axis = self.axes[0]
         low, high = axis.ends
         if axis.periodic:
+            high = (low + high) / 2 if axis.parity else high  # the other half says the same
             xi, w = low + (high - low) * (torch.arange(n, dtype=REAL) + 0.5) / n, torch.ones(n, dtype=REAL)
         else:
             nodes, weights = np.polynomial.legendre.leggauss(n)

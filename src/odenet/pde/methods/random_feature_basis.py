@@ -31,7 +31,7 @@ class Axis:
 
     On an interval xi' is proportional to 1 / length + sum_s a_s / sqrt((x - c_s)^2 + d_s^2), a sum of arsinh; on a
     circle to 1 + sum_s a_s (P_s - 1) with Poisson kernels P_s of radius d_s, a sum of Moebius maps.
-    centres, widths, shares: c, d, a of the steep places
+    centres, widths, shares: c, d, a of the steep places; parity: of functions on the circle, 1 or -1 across its middle
     """
 
     lower: float
@@ -40,6 +40,7 @@ class Axis:
     centres: tuple[float, ...] = ()
     widths: tuple[float, ...] = ()
     shares: tuple[float, ...] = ()
+    parity: int = 0
 
     def __call__(self, x: Tensor, order: int = 0) -> list[Tensor]:
         """[xi, xi', ..., xi^(order)] at x (N,)."""
@@ -173,6 +174,10 @@ def draw(
     axes, d = tuple(axes), len(axes)
     if activation == "tanh":
         return _planes(axes, size, generator, share or 0.3)
+    if d == 1 and axes[0].parity:
+        even, middle = axes[0].parity > 0, (axes[0].lower + axes[0].upper) / 2
+        w = (2 * math.pi / (axes[0].upper - axes[0].lower)) * torch.arange(1 - even, size + 1 - even, dtype=REAL)
+        return Features(axes, w[:, None], even * math.pi / 2 - w * middle)
     if all(a.periodic for a in axes):
         w = _lattice(axes, size // 2)
         phase = 2 * math.pi * torch.rand(len(w), generator=generator, dtype=REAL)

@@ -25,6 +25,7 @@ from .random_feature_basis import ACTIVATIONS
 from .windows import March, Marcher
 
 TOLERANCES = (1e-5, 1e-6, 1e-8, 1e-10)
+KINKED = 1e-2  # tightens the tolerance in time where kinks bound what space can give
 SHARES = (0.15, 0.3, 0.5)
 SUSPECT = 10.0  # held-out residual over that of training beyond which a fit is not to be trusted
 ROUNDING = 1e-12  # relative residuals below are rounding
@@ -94,12 +95,13 @@ class RandomFeatures(Method):
         nodes = self.nodes or (9 if problem.linear else 7)
         system, best, change, spent = Evolution(problem, nodes), None, math.inf, 0.0
         ladder = list(TOLERANCES if self.tolerance is None else (self.tolerance,))
-        width, draw = self.width or 60, 0
+        width, slack, floor, draw = self.width or 60, 1.0, 0.0, 0
+        refined, gained = "", {"space": math.inf, "time": math.inf}
         while ladder:
             if best is not None and 3 * spent > run.left:
                 break
-            began, tolerance, draw = run.used, ladder.pop(0), draw + 1
-            marcher = self._marcher(system, tolerance, width, run, draw)
+            began, tolerance, draw = run.used, ladder[0], draw + 1
+            marcher = self._marcher(system, tolerance, width, slack, floor, run, draw)
             field = marcher.run()
             spent = run.used - began
             if best is not None and marcher.status != "converged":
@@ -110,18 +112,26 @@ class RandomFeatures(Method):
             run.log({"loss": marcher.level, "change": change, **facts}, problem, field.jet)
             if marcher.status != "converged" or change < self.accuracy or run.stopped:
                 break
-            if self.tolerance is None and self.width is None and marcher.level > 2 * tolerance:
-                width = 2 * marcher.widest  # kinks: more features, not shorter windows
+            gained |= {refined: change} if refined else {}
+            kinks = self.tolerance is None and self.width is None and marcher.level > 2 * tolerance
+            refined = "space" if kinks and gained["space"] >= gained["time"] else "time"  # where more was gained last
+            if not kinks:
+                ladder.pop(0)
+            elif refined == "time":
+                width, slack, floor = marcher.widest, slack * KINKED, marcher.level
+            else:
+                width, floor = 2 * marcher.widest, 0.0
                 if width > self.most:
                     break
-                ladder.insert(0, tolerance)
         assert best is not None
         field, marcher = best
         status, message = self._march_status(marcher, change)
         settings = {"method": "windows in time", **marcher.settings(), "features": self.features}
         return self._solution(problem, run, field, status, message, settings, change)
 
-    def _marcher(self, system: Evolution, tolerance: float, width: int, run: Run, i: int) -> Marcher:
+    def _marcher(
+        self, system: Evolution, tolerance: float, width: int, slack: float, floor: float, run: Run, i: int
+    ) -> Marcher:
         return Marcher(
             system,
             tolerance,
@@ -132,6 +142,8 @@ class RandomFeatures(Method):
             activation=self.features,
             adapt=self.width is None,
             windows=self.windows,
+            slack=slack,
+            floor=floor,
             over=lambda: run.left <= 0,
         )
 

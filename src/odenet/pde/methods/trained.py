@@ -16,8 +16,10 @@ from ...optimise.base import Optimiser, State
 from ..ansatz import Ansatz, ansatz
 from ..collocation import Block, Collocation, blocks
 from ..conditions import Condition
+from ..corners import NONE, corners_of
 from ..solution import Field, Solution
 from ..statement import Equation, Problem
+from ..symmetry import parity
 from .base import METHODS, Method, Run
 from .course import Course
 
@@ -55,6 +57,10 @@ class Trained(Method):
     hard                       None: meet by construction what can be; False: meet all conditions by weight
     weight                     of conditions met by weight, over that of the equations
     harmonics, maps            of the features: see `Features`
+    symmetric                  a model that is even or odd where the statement shows that the solution is; not where a
+                               model is given
+    corners                    singular functions of the corners of a polygon beside the net, where one is re-entrant;
+                               not where a model is given
     """
 
     optimiser: str = "gauss_newton"
@@ -75,6 +81,8 @@ class Trained(Method):
     overfit: float = 1.5
     harmonics: int = 1
     maps: Mapping[str, Any] | None = None
+    symmetric: bool = True
+    corners: bool = True
     steps: int | None = None
     options: Mapping[str, Any] | None = None
 
@@ -131,10 +139,13 @@ class Trained(Method):
                 "the model has float32 weights, in which the loss of a PDE stalls near 1e-6 of its start; "
                 "pass model.double()."
             )
+        found = corners_of(problem.domain) if self.corners and run.model is None else NONE
         return ansatz(
             problem, run.model, width=self.width, depth=self.depth, activation=self.activation,
             net=self.net, net_options=self.net_options,
             harmonics=self.harmonics, maps=self.maps, wanted=self.hard, seed=run.seed,
+            parity=parity(problem) if self.symmetric and run.model is None else None,
+            corners=found if found.reentrant else NONE,
         )  # fmt: skip
 
     def _blocks(self, problem: Problem, model: Ansatz, points: int, run: Run, draw: int) -> list[Block]:

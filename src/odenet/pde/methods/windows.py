@@ -13,6 +13,7 @@ from .feature_space import COARSER, Design, Function, Space, designs
 from .random_feature_basis import REAL, Axis, Features, Index
 
 REMAPS = 300  # adaptations of the space in one march
+SHRINKS = 0.8  # a window is cut again while that makes the error in time so much smaller: data with kinks gain little
 Clock = Callable[[], bool]
 
 
@@ -113,7 +114,8 @@ def unpacked(tensors: Mapping[str, Tensor]) -> Features:
     for i in range(tensors["w"].shape[1]):
         lower, upper, periodic, *rest = tensors[f"axis{i}"].tolist()
         k = len(rest) // 3
-        axes.append(Axis(lower, upper, bool(periodic), *(tuple(rest[j * k : (j + 1) * k]) for j in range(3))))
+        centres, widths, shares = (tuple(rest[j * k : (j + 1) * k]) for j in range(3))
+        axes.append(Axis(lower, upper, bool(periodic), centres, widths, shares))
     return Features(tuple(axes), tensors["w"], tensors["b"], "sin" if bool(tensors["sine"]) else "tanh")
 
 
@@ -124,6 +126,7 @@ class Marcher:
     tolerance:  of the space: relative held-out error with which a space of 0.8 times the features holds the solution
     slack:      the last Legendre coefficient of u in time may be so many tolerances: Radau's error at the end of the
                 window is of twice its order
+    floor:      what kinks leave in space anyhow: no more features for less
     width, most: first and largest number of features; given: no adaptation of either axes or width
     """
 
@@ -137,6 +140,7 @@ class Marcher:
     adapt: bool = True
     windows: int | None = None
     slack: float = 1.0
+    floor: float = 0.0
     gain: float = 0.5
     over: Clock = lambda: False
     draws: int = 0
@@ -158,11 +162,11 @@ class Marcher:
         system = self.system
         self.found = March(system.rule.q, system.orders, [], [], [])
         starts = [[system.start(u, k) for k in range(top)] for u, top in enumerate(system.orders)]
-        self.level = self.tolerance
+        self.level = max(self.tolerance, self.floor)
         design = Design(system.axes, self.width)
         if self.adapt:
-            design, least = self._chosen(self.width, [f for fs in starts for f in fs], self.tolerance)
-            self.level = max(self.level, 2 * least)
+            design, least = self._chosen(self.width, [f for fs in starts for f in fs], self.level)
+            self.level = max(self.level, 3 * least)
         self._take(self._space(design))
         space = self.space
         state = [[space.fit(f(space.x)) for f in fs] for fs in starts]
@@ -194,7 +198,7 @@ class Marcher:
                 continue
             tail, detail = self._errors(K, state, h)
             limit = self.slack * self.tolerance
-            if tail > 2 * limit and tail < 0.5 * before and self.windows is None:
+            if tail > 2 * limit and tail < SHRINKS * before and self.windows is None:
                 self.rejected, before = self.rejected + 1, tail
                 h *= max(0.2, 0.9 * (limit / tail) ** (1 / system.rule.q))
                 continue
