@@ -212,6 +212,26 @@ def test_second_order_windows_carry_the_velocity(tmp_path: Path) -> None:
     assert torch.equal(pde.load(tmp_path, problem).u(x), sol.u(x))
 
 
+def test_a_march_goes_on_from_its_last_window(tmp_path: Path) -> None:
+    words = {"windows": 3, "options": {"width": 6, "depth": 1, "points": 60, "steps": 8}, "seconds": 60, "track": False}
+    whole = pde.solve(burgers(), "time_marching", **words)
+    half = pde.solve(burgers(), "time_marching", folder=tmp_path, progress=lambda row: row["window"] == 2, **words)
+    assert half.status == "stopped"
+    again = pde.solve(burgers(), "time_marching", folder=tmp_path, resume=True, **words)
+    x = whole.problem.domain.sample(20, torch.Generator().manual_seed(0), "uniform")
+    assert torch.equal(again.u(x), whole.u(x)) and not torch.equal(half.u(x), whole.u(x))
+
+
+def test_a_schedule_of_learning_rates_follows_the_share_that_is_done() -> None:
+    words = {"schedule": "exponential", "final": 1e-3}
+    net = {"width": 4, "depth": 1, "points": 20, "steps": 6, "overfit": 1e9, "track": False}
+    found = pde.solve(poisson(), "adam", 60, options=words, **net)
+    wanted = pde.solve(poisson(), "adam", 60, options={**words, "length": 6}, **net)
+    plain = pde.solve(poisson(), "adam", 60, **net)
+    x = torch.linspace(0, 1, 9, dtype=torch.float64)[:, None]
+    assert torch.equal(found.u(x), wanted.u(x)) and not torch.equal(found.u(x), plain.u(x))
+
+
 def test_marching_needs_time() -> None:
     with pytest.raises(Incompatible, match="marches in time"):
         pde.solve(poisson(), method="time_marching")

@@ -24,6 +24,7 @@ from .. import __version__, pde
 from ..errors import BadInput, Incompatible, OdenetError
 from . import deepxde_peer
 from .bench import Ended, fresh
+from .classical import Classical, classical
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,6 @@ class Task:
 
 FEATURES, TRAINED, BSDE = "random_features", "trained", "deep_bsde"
 PEERS = {f"deepxde {variant}": variant for variant in deepxde_peer.VARIANTS}
-CLASSICAL = {"poisson_lshape": "l_shape"}  # references called otherwise than their problem
 REACHED = 1.1  # a run has reached its final error where it is within ten per cent of it
 TABLE = (
     Task("poisson", {"dim": 2}, FEATURES, 1, 1e-10), Task("poisson", {"dim": 2}, TRAINED, 20, 1e-7),
@@ -235,7 +235,7 @@ def _write(folder: Path, rows: Sequence[Row]) -> None:
     facts = {
         "date": time.strftime("%Y-%m-%d"), "odenet": __version__, "torch": torch.__version__,
         "python": platform.python_version(), "threads": torch.get_num_threads(), "machine": platform.processor(),
-        "rows": [asdict(r) for r in rows], "classical": [asdict(c) for c in classical(rows)],
+        "rows": [asdict(r) for r in rows], "classical": [asdict(c) for c in yardsticks(rows)],
     }  # fmt: skip
     (folder / "rows.json").write_text(json.dumps(facts, indent=1, default=str))
     (folder / "table.txt").write_text(report(rows) + "\n")
@@ -246,7 +246,7 @@ def report(rows: Sequence[Row]) -> str:
     lines = [table(rows)]
     if any(r.method in PEERS for r in rows):
         lines.append(beside(rows))
-    if found := classical(rows):
+    if found := yardsticks(rows):
         heads = f"{'classical solution':34} {'error':>9} {'seconds':>9}  how"
         lines.append("\n".join([heads, *(f"{c.problem:34} {c.error:9.1e} {c.seconds:9.3g}  {c.how}" for c in found)]))
     return "\n\n".join(lines)
@@ -306,24 +306,8 @@ def _compared(pairs: Sequence[tuple[Row, Row]]) -> str:
     return f"{ratio:11.3g} {' '.join(shown)}"
 
 
-@dataclass(frozen=True)
-class Classical:
-    """A spectral or finite-element solution of a problem: its error, processor seconds, and how it was made."""
-
-    problem: str
-    error: float
-    seconds: float
-    how: str
-
-
-def classical(rows: Sequence[Row]) -> list[Classical]:
-    """Of the problems in the rows, those whose reference is computed; a closed form is no classical method."""
-    from ..pde import reference
-
-    found = []
-    for task in {t.title: t for t in TABLE}.values():
-        name = CLASSICAL.get(task.problem, task.problem)
-        if any(r.problem == task.title for r in rows) and name in reference.names():
-            r = reference.get(name, **task.arguments)
-            found += [Classical(task.title, r.error, r.seconds, r.how)] if r.recipe.solve is not None else []
-    return found
+def yardsticks(rows: Sequence[Row]) -> list[Classical]:
+    """What a classical code needs for the problems in the rows, where there is one."""
+    asked = {t.title: t for t in TABLE if any(r.problem == t.title for r in rows)}
+    found = [classical(t.problem, title, t.arguments) for title, t in asked.items()]
+    return [c for c in found if c is not None]

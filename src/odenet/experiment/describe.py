@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 import textwrap
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from .. import pde
 from ..errors import BadInput
 
 
@@ -65,10 +68,28 @@ def _pde_in_words(name: str, maker: Any) -> str:
     if parameters:
         listed = ", ".join(f"{p.name}={p.default!r}" for p in parameters)
         lines += textwrap.wrap(listed, 100, initial_indent=f"  {'parameters:':13}", subsequent_indent=" " * 15)
-    for label, text in _facts(maker()).items():
+    for label, text in (_facts(maker()) | {"measured": _measured(name)}).items():
         if text:
             lines += textwrap.wrap(text, 100, initial_indent=f"  {label + ':':13}", subsequent_indent=" " * 15)
     return "\n".join(lines)
+
+
+def _measured(name: str) -> str:
+    """Errors and seconds of the bench of PDE methods, and whether a classical code is the better choice."""
+    found = json.loads(resources.files(pde).joinpath("library", "measured.json").read_text())
+    sentences = []
+    for title, rows in found["problems"].items():
+        if title.split("(")[0] != name:
+            continue
+        ours, classical = rows["methods"], rows.get("classical")
+        said = [f"{method} {error:.1e} in {seconds:.2g} s" for method, (error, seconds) in ours.items()]
+        if classical:
+            error, seconds, how = classical
+            wins = all(error <= e and seconds <= s for e, s in ours.values())
+            said.append(f"classical {error:.1e} in {seconds:.2g} s ({how})" + (": the better choice" if wins else ""))
+        sentences.append(f"{title}: {', '.join(said)}.")
+    about = f" Medians of rel. L2 errors on one core, {found['date']}." if sentences else ""
+    return " ".join(sentences) + about
 
 
 def _facts(problem: Any) -> dict[str, str]:

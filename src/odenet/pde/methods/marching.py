@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..solution import Field, Solution
@@ -39,8 +40,12 @@ class TimeMarching(Method):
 
     def solve(self, problem: Problem, run: Run) -> Solution:
         inner = self._inner()
-        edges, found, parts = self._edges(problem), Windows([], self._edges(problem)), []
-        for k in range(self.windows):
+        edges = self._edges(problem)
+        found, parts = (
+            self._restored(problem, run.resumed or {"edges": torch.tensor(edges, dtype=torch.float64)}, run),
+            list[Solution](),
+        )
+        for k in range(len(found.fields), self.windows):
             part = window(problem, edges[k], edges[k + 1], found.fields[-1] if k else None)
             share = Run(seconds=run.left / (self.windows - k), seed=run.seed, model=run.model, track=False)
             share.progress = lambda row, k=k: _told(run, k, row)  # type: ignore[misc]
@@ -48,21 +53,28 @@ class TimeMarching(Method):
             found.fields.append(sol.field)
             parts.append(sol)
             run.stopped = run.stopped or share.stopped
-            if k + 1 < self.windows and run.stopped:
+            if run.stopped:
                 break
-        run.log({"loss": parts[-1].history[-1]["loss"] if parts[-1].history else 0.0, "window": len(parts)})
-        bad = [k for k, sol in enumerate(parts) if sol.status == "suspect"]
-        message = f"Windows {', '.join(str(k + 1) for k in bad)}: {parts[bad[0]].message}" if bad else ""
+            run.keep(found.tensors(), now=True)
+        if parts:
+            run.log({"loss": parts[-1].history[-1]["loss"] if parts[-1].history else 0.0, "window": len(found.fields)})
+        first = len(found.fields) - len(parts)
+        bad = {first + k: sol.message for k, sol in enumerate(parts) if sol.status == "suspect"}
+        message = f"Windows {', '.join(str(k + 1) for k in bad)}: {next(iter(bad.values()))}" if bad else ""
         status = "stopped" if run.stopped else "suspect" if bad else "budget"
-        chosen = {"windows": self.windows, "of": self.of, **parts[0].settings}
+        chosen = {"windows": self.windows, "of": self.of, **(parts[0].settings if parts else {})}
         return Solution(
             problem, "time_marching", found, run.seed, run.used, status, message, run.history, settings=chosen
         )
 
     def restore(self, problem: Problem, tensors: Mapping[str, Tensor], run: Run) -> Field:
+        return self._restored(problem, tensors, run)
+
+    def _restored(self, problem: Problem, tensors: Mapping[str, Tensor], run: Run) -> Windows:
+        """The windows that were solved."""
         edges = tensors["edges"].tolist()
         inner, found = self._inner(), Windows([], edges)
-        for k in range(self.windows):
+        for k in range(1 + max((int(n.split(".")[0]) for n in tensors if n != "edges"), default=-1)):
             part = window(problem, edges[k], edges[k + 1], found.fields[-1] if k else None)
             own = {n.removeprefix(f"{k}."): v for n, v in tensors.items() if n.startswith(f"{k}.")}
             found.fields.append(inner.restore(part, own, run))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ... import optimise
 from ...errors import BadInput
 from ...fields import jets
-from ...optimise.base import Optimiser, State
+from ...optimise.base import Optimiser, State, number
 from ..ansatz import Ansatz, ansatz
 from ..collocation import Block, Collocation, blocks
 from ..conditions import Condition
@@ -101,6 +101,9 @@ class Trained(Method):
             return self.points is None and course.done % LOOK == 0 and self._overfits(course, state, run)
 
         while run.left > 0 and optimiser.status(state) is None and course.done != self.steps:
+            if "progress" in state:  # what schedules of learning rates follow
+                share = run.used / run.seconds if self.steps is None else course.done / self.steps
+                state["progress"] = number(share, state)
             state = optimiser.step(system, state)
             parameters = {k: float(v) for k, v in system.put(state["theta"]).items()}
             row = {"loss": float(state["loss"]), "step": course.done + 1, **parameters}
