@@ -216,7 +216,7 @@ def wave() -> Statement:
         resampled=True, soft=(WALLS, Soft("initial", start), Soft("rest")), weights="initial",
         features=(lambda x: (x - 0.5) * 2 * math.sqrt(3), 2), decay=("inverse time", 2000, 0.9), like="wave_1d.py",
     )  # fmt: skip
-    tuned = Setting(40, 4, transform=_from(start, lambda x: 4 * x * (1 - x), order=2))
+    tuned = Setting(40, 4, points=2000, transform=_from(start, lambda x: 4 * x * (1 - x), order=2))
     return Statement(residuals, stock, tuned, box=((0.0,), (1.0,)))
 
 
@@ -230,7 +230,7 @@ def convection() -> Statement:
         return torch.sin(x)
 
     stock = Setting(50, 4, **EVOLUTION, soft=(Soft("periodic"), Soft("initial", start)), like="Burgers.py")
-    tuned = Setting(40, 4, features=_circle(0.0, 2 * PI), transform=_from(start))
+    tuned = Setting(40, 4, points=2000, features=_circle(0.0, 2 * PI), transform=_from(start))
     return Statement(residuals, stock, tuned, box=((0.0,), (2 * PI,)))
 
 
@@ -245,7 +245,7 @@ def burgers() -> Statement:
         return -torch.sin(PI * x)
 
     stock = Setting(20, 3, **EVOLUTION, soft=(WALLS, Soft("initial", start)), like="Burgers.py")
-    return Statement(residuals, stock, Setting(transform=_from(start, lambda x: 1 - x**2)))
+    return Statement(residuals, stock, Setting(points=2000, transform=_from(start, lambda x: 1 - x**2)))
 
 
 def _bump(x: Tensor, *_: Tensor) -> Tensor:
@@ -260,7 +260,7 @@ def allen_cahn() -> Statement:
     """u_t = 1e-3 u_xx + 5 (u - u^3) on [-1, 1] x [0, 1], u0 = x^2 cos(pi x), u(+-1) = -1."""
     hard = _from(_bump, lambda x: 1 - x**2)
     stock = Setting(20, 3, points=8000, boundary=400, initial=800, transform=hard, like="Allen_Cahn.py")
-    return Statement(_allen_cahn(1e-3), stock, Setting(transform=hard))
+    return Statement(_allen_cahn(1e-3), stock, Setting(rate=3e-4, transform=hard))
 
 
 def allen_cahn_periodic() -> Statement:
