@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .control import pmp_gap
 from .fit import Fit, fit
 from .methods import METHODS, Method, Run
 from .multilevel import fit_multilevel
@@ -19,6 +20,7 @@ __all__ = [
     "fit",
     "fit_multilevel",
     "names",
+    "pmp_gap",
     "predict",
     "register",
 ]

@@ -23,7 +23,8 @@ from .methods import METHODS, Run, total_of
 class Fit:
     """A finished training run.
 
-    history  list of dicts: step, loss, seconds, and on validation steps val_loss, val_accuracy (or val_mse)
+    history  list of dicts: step, loss, seconds, what the method notes (rho, rejected), and on validation steps
+             val_loss, val_accuracy (or val_mse)
     score    numbers on held-out data ("accuracy", or "mse" and "r2"; "loss"); without held-out data the keys start
              with "train_"
     status   "done", "early_stopped", "stopped" (by a callback) or "non_finite"
@@ -68,7 +69,8 @@ def fit(
     """Train `net` in place; returns its history, score on held-out data, and status.
 
     data:      a data set's name, Dataset, Problem, DataLoader, or tensors (x, y), `holdout` of which is for the score
-    method:    "adam", "adamw", "sgd" (momentum=, nesterov=) or "lbfgs"; further words are its options
+    method:    "adam", "adamw", "sgd" (momentum=, nesterov=), "lbfgs"; of optimal control
+               "sqh", "emsa" (rho=), "msa"; further words are its options
     batch:     batch size; None: the method's own (128; lbfgs: all data)
     schedule:  of the learning rate: a name from train.schedules ("cosine", "one_cycle", ...)
     penalty:   weights of depth penalties such as {"h1": 1e-3, "l2": 1e-4}, or a function of the net, or of the net
@@ -98,25 +100,28 @@ def fit(
         terms = problem.losses(net, given)
         return {**terms, "penalty": _penalty(net, penalty, given)} if penalty else terms
 
-    advance = chosen.begin(
-        Run(
-            net=net,
-            losses=losses,
-            lr=lr,
-            weight_decay=weight_decay,
-            clip=clip,
-            schedule=(lambda optimiser: schedules.schedule(schedule, optimiser, steps)) if schedule else None,
-            options=options,
-            words=tuple(p.name for p in inspect.signature(fit).parameters.values() if p.kind is p.KEYWORD_ONLY),
-        )
+    def terminal(out: Any, given: Any) -> Tensor:
+        return total_of(problem.losses(lambda _: out, given))
+
+    run = Run(
+        net=net,
+        losses=losses,
+        lr=lr,
+        weight_decay=weight_decay,
+        clip=clip,
+        schedule=(lambda optimiser: schedules.schedule(schedule, optimiser, steps)) if schedule else None,
+        options=options,
+        words=tuple(p.name for p in inspect.signature(fit).parameters.values() if p.kind is p.KEYWORD_ONLY),
+        terminal=terminal if isinstance(problem, tasks.Supervised | tasks.Streamed) and not penalty else None,
     )
+    advance = chosen.begin(run)
     result = Fit(net)
     size = batch or chosen.batch or 2**62
     best = _Best(patience)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        _loop(result, problem, advance, steps, size, generator, augment, every, best, tuple(callbacks))
+        _loop(result, problem, advance, run.notes, steps, size, generator, augment, every, best, tuple(callbacks))
         if best.weights is not None and patience:
             _restore(net, best.weights)
         _settle(net, problem)
@@ -131,6 +136,7 @@ def _loop(
     result: Fit,
     problem: Any,
     advance: Callable[[Any], dict[str, Tensor]],
+    notes: Mapping[str, float],
     steps: int,
     size: int,
     generator: torch.Generator,
@@ -160,7 +166,7 @@ def _loop(
                 result,
             )
         good = before
-        row = {"step": step, "loss": value, "seconds": time.perf_counter() - start}
+        row = {"step": step, "loss": value, "seconds": time.perf_counter() - start, **notes}
         if every and (step % every == 0 or step == steps):
             _settle(net, problem)
             row |= {f"val_{k}": v for k, v in problem.measure(net, problem.validation).items()}

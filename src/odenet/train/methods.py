@@ -21,7 +21,9 @@ Advance = Callable[[Any], dict[str, Tensor]]
 class Run:
     """What a method gets: the net, the losses of a batch (penalties included; their sum is minimised), and options.
 
-    words: the keywords of `fit` itself, so that a misspelt one is recognised among the options
+    words:    the keywords of `fit` itself, so that a misspelt one is recognised among the options
+    terminal: (output of the net, batch) -> its loss, where the problem looks at the net through its output alone
+    notes:    numbers of the last step that a method adds to the history
     """
 
     net: nn.Module
@@ -32,17 +34,22 @@ class Run:
     schedule: Callable[[torch.optim.Optimizer], Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     words: tuple[str, ...] = ()
+    terminal: Callable[[Any, Any], Tensor] | None = None
+    notes: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Method:
     """begin(run) -> advance; advance(batch) makes one step and returns the losses before it.
 
-    batch: default batch size (None: all data at once)
+    batch:     default batch size (None: all data at once)
+    layerwise: chooses the weights of every layer for themselves, so it takes rows of layers with weights of their own,
+               without dropout and batch normalisation
     """
 
     begin: Callable[[Run], Advance]
     batch: int | None = 128
+    layerwise: bool = False
     cite: str = ""
     when: str = ""
 
@@ -51,8 +58,8 @@ def descent(make: Callable[..., torch.optim.Optimizer], allowed: tuple[str, ...]
     """Gradient descent with a torch optimiser that takes the options `allowed`."""
 
     def begin(run: Run) -> Advance:
-        trained = _trained(run, allowed)
-        optimiser = _made(make, trained, lr=run.lr, weight_decay=run.weight_decay, **run.options)
+        weights = trained(run, allowed)
+        optimiser = _made(make, weights, lr=run.lr, weight_decay=run.weight_decay, **run.options)
         schedule = run.schedule(optimiser) if run.schedule else None
 
         def advance(batch: Any) -> dict[str, Tensor]:
@@ -62,7 +69,7 @@ def descent(make: Callable[..., torch.optim.Optimizer], allowed: tuple[str, ...]
             if torch.isfinite(total.detach()):
                 total.backward()
                 if run.clip is not None:
-                    nn.utils.clip_grad_norm_(trained, run.clip)
+                    nn.utils.clip_grad_norm_(weights, run.clip)
                 optimiser.step()
                 if schedule is not None:
                     schedule.step()
@@ -75,7 +82,7 @@ def descent(make: Callable[..., torch.optim.Optimizer], allowed: tuple[str, ...]
 
 def quasi_newton(run: Run) -> Advance:
     """torch's L-BFGS with a strong-Wolfe line search; weight decay enters as its penalty."""
-    trained = _trained(run, ("history_size", "max_iter", "tolerance_grad", "tolerance_change"))
+    weights = trained(run, ("history_size", "max_iter", "tolerance_grad", "tolerance_change"))
     if run.clip is not None:
         raise BadInput("clip does not go with lbfgs, whose line search needs the gradient itself; leave clip out.")
     options = {
@@ -85,7 +92,7 @@ def quasi_newton(run: Run) -> Advance:
         "tolerance_change": 0.0,
         **run.options,
     }
-    optimiser = _made(torch.optim.LBFGS, trained, lr=run.lr, line_search_fn="strong_wolfe", **options)
+    optimiser = _made(torch.optim.LBFGS, weights, lr=run.lr, line_search_fn="strong_wolfe", **options)
     schedule = run.schedule(optimiser) if run.schedule else None
 
     def advance(batch: Any) -> dict[str, Tensor]:
@@ -96,7 +103,7 @@ def quasi_newton(run: Run) -> Advance:
             losses = run.losses(batch)
             total = total_of(losses)
             if run.weight_decay:
-                total = total + 0.5 * run.weight_decay * torch.stack([(p**2).sum() for p in trained]).sum()
+                total = total + 0.5 * run.weight_decay * torch.stack([(p**2).sum() for p in weights]).sum()
             first.update({} if first else losses)
             if total.requires_grad and torch.isfinite(total.detach()):
                 total.backward()
@@ -115,24 +122,24 @@ def total_of(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack([v.reshape(()) for v in losses.values()]).sum()
 
 
-def _trained(run: Run, allowed: tuple[str, ...]) -> list[nn.Parameter]:
+def trained(run: Run, allowed: tuple[str, ...]) -> list[nn.Parameter]:
     """The weights to train; raises BadInput where there are none, or for an option that is not `allowed`."""
     for option in sorted(set(run.options) - set(allowed)):
         near = difflib.get_close_matches(option, [*allowed, *run.words], n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(allowed) or 'none'}."
         raise BadInput(f"this training method has no option {option!r}; {hint}")
-    trained = [p for p in run.net.parameters() if p.requires_grad]
-    if not trained:
+    weights = [p for p in run.net.parameters() if p.requires_grad]
+    if not weights:
         raise BadInput(
             f"{type(run.net).__name__} has no weights that require a gradient, so there is nothing to train."
         )
-    return trained
+    return weights
 
 
-def _made(make: Callable[..., torch.optim.Optimizer], trained: list[nn.Parameter], **options: Any) -> Any:
+def _made(make: Callable[..., torch.optim.Optimizer], weights: list[nn.Parameter], **options: Any) -> Any:
     """The optimiser; its own complaint about an option's value becomes BadInput."""
     try:
-        return make(trained, **options)
+        return make(weights, **options)
     except (ValueError, TypeError) as problem:
         raise BadInput(f"the options of this training method cannot be right: {problem}.") from None
 
