@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from .augmented import Augmented
+from .discrete import chosen
 from .maximum_principle import pmp_gap
+from .packed import pack, unpack
 
-__all__ = ["Augmented", "pmp_gap"]
+__all__ = ["Augmented", "chosen", "pack", "pmp_gap", "unpack"]

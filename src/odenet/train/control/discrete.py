@@ -1,0 +1,163 @@
+"""Weights of two or three values, chosen by the maximum principle: no derivative of a rounding is needed.
+
+A layer that is linear in W has the Hamiltonian H = <M, W> - lambda |W|_1 with M = -dJ/dW, so that over W in {-s, s} or
+{-s, 0, s} it is maximised entry by entry. M is averaged over the batches, and an entry changes only where the average
+says so clearly:
+
+    M_bar <- alpha M_bar + (1 - alpha) M,       rho_k = rho max{|M_bar_ij| : sign M_bar_ij differs from sign W_ij}
+    binary:   W_ij = s sign M_bar_ij where |M_bar_ij| > rho_k, else as it was
+    ternary:  W_ij / s = argmax over w in {-1, 0, 1} of M_bar_ij w - lambda |w| - rho_k (w - W_ij / s)^2
+
+Li & Hao (2018), An optimal control approach to deep learning and applications to discrete-weight neural networks, ICML,
+arXiv 1803.01299. Two things differ from it: lambda is in units of an average of max |M_bar|, because in absolute units
+the same number means no sparsity for one net and nothing but zeros for another; and the values are scaled by s, one
+over the root of the fan-in, so that nets without normalisation can be trained too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import BadInput
+from ..methods import METHODS, Advance, Method, Run, total_of, trained
+
+MEMORY = 0.01  # of the average of max |M_bar|: long, so that what fades once the data are learned becomes zero
+OPTIONS = ("rho", "alpha", "anneal", "sparsity")
+
+
+@dataclass
+class Discrete:
+    """One weight tensor of values -s, (0,) s, and what its changes are decided by.
+
+    rows: whether the first axis runs over the layers of a flow, each with a trust region of its own
+    """
+
+    weight: nn.Parameter
+    scale: float
+    ternary: bool
+    rows: bool
+    average: Tensor
+    largest: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def begun(cls, weight: nn.Parameter, ternary: bool, rows: bool) -> Discrete:
+        """The signs of the weights there are; of three values, zero for the third that is smallest."""
+        axes = weight.shape[1:] if rows else weight.shape
+        scale = math.prod(axes[1:]) ** -0.5
+        small = weight.abs().flatten().quantile(1 / 3) if ternary and weight.numel() < 2**24 else weight.new_zeros(())
+        signs = torch.where(weight >= 0, 1.0, -1.0).to(weight)
+        weight.copy_(scale * torch.where(weight.abs() < small, torch.zeros_like(signs), signs))
+        parts = len(weight) if rows else 1
+        return cls(weight, scale, ternary, rows, torch.zeros_like(weight), weight.new_zeros(parts))
+
+    @torch.no_grad()
+    def step(self, alpha: float, rho: float, sparsity: float) -> None:
+        """One update from the gradient of the batch."""
+        assert self.weight.grad is not None
+        self.average.mul_(alpha).sub_((1 - alpha) * self.weight.grad)
+        M, w = self._parts(self.average), self._parts(self.weight) / self.scale
+        wrong = M.sign() != w.round()
+        bound = rho * torch.where(wrong, M.abs(), torch.zeros_like(M)).amax(1, keepdim=True)  # zero where none is wrong
+        self.largest.lerp_(M.abs().amax(1), MEMORY) if bool(self.largest.any()) else self.largest.copy_(M.abs().amax(1))
+        new = chosen(M, w.round(), bound, sparsity * self.largest[:, None], self.ternary)
+        self.weight.copy_((self.scale * new).view_as(self.weight))
+
+    def _parts(self, tensor: Tensor) -> Tensor:
+        return tensor.flatten(1) if self.rows else tensor.reshape(1, -1)
+
+
+def chosen(M: Tensor, w: Tensor, rho: Tensor, penalty: Tensor, ternary: bool) -> Tensor:
+    """The values in {-1, 1} or {-1, 0, 1} that maximise M v - penalty |v| - rho (v - w)^2."""
+    if not ternary:
+        return torch.where(M.abs() > rho, M.sign(), w)
+    up = rho * (1 - 2 * w) + penalty < M
+    down = -rho * (1 + 2 * w) - penalty > M
+    return up.to(M) - down.to(M)
+
+
+def weights_of(net: nn.Module) -> list[tuple[nn.Parameter, bool]]:
+    """The matrices and kernels of a net, and whether their first axis runs over the layers of a flow."""
+    from ...flow import Flow
+
+    of_flows = {id(p) for m in net.modules() if isinstance(m, Flow) for p in m.weights.values()}
+    found = [(p, id(p) in of_flows) for p in net.parameters() if p.requires_grad]
+    return [(p, rows) for p, rows in found if p.dim() - rows >= 2]
+
+
+def _discrete(ternary: bool, rho: float) -> Callable[[Run], Advance]:
+    def begin(run: Run) -> Advance:
+        parameters = trained(run, OPTIONS if ternary else OPTIONS[:3])
+        words = {"rho": rho, "alpha": 0.99, "anneal": 0.998, "sparsity": 0.2, **run.options}
+        _check(words)
+        if run.weight_decay:
+            raise BadInput("weights of fixed size have no decay; leave weight_decay out, or ask for sparsity.")
+        pairs = weights_of(run.net)
+        if not pairs:
+            raise BadInput(f"{type(run.net).__name__} has no matrix or kernel whose entries could be discrete.")
+        mine = [Discrete.begun(p, ternary, rows) for p, rows in pairs]
+        taken = {id(p) for p, _ in pairs}
+        rest = [p for p in parameters if id(p) not in taken]
+        adam = torch.optim.Adam(rest, lr=run.lr) if rest else None
+        schedule = run.schedule(adam) if run.schedule and adam else None
+        fresh = 1 - words["alpha"]
+
+        def advance(batch: Any) -> dict[str, Tensor]:
+            nonlocal fresh
+            run.net.zero_grad(set_to_none=True)
+            losses = run.losses(batch)
+            total = total_of(losses)
+            if torch.isfinite(total.detach()):
+                total.backward()
+                for one in mine:
+                    one.step(1 - fresh, words["rho"], words["sparsity"] if ternary else 0.0)
+                if adam is not None:
+                    if run.clip is not None:
+                        nn.utils.clip_grad_norm_(rest, run.clip)
+                    adam.step()
+                if schedule is not None:
+                    schedule.step()
+                fresh *= words["anneal"]
+                if ternary:
+                    kept = sum(int(one.weight.count_nonzero()) for one in mine)
+                    run.notes["nonzero"] = kept / sum(one.weight.numel() for one in mine)
+            return losses
+
+        return advance
+
+    return begin
+
+
+def _check(words: dict[str, Any]) -> None:
+    limits = {"rho": (0, 1), "alpha": (0, 1), "anneal": (0, 1), "sparsity": (0, 1)}
+    for name, (low, high) in limits.items():
+        if not (isinstance(words[name], int | float) and low <= words[name] <= high):
+            raise BadInput(f"{name}={words[name]!r}: a number from {low} to {high}.")
+    if words["rho"] == 0 or words["alpha"] == 1:
+        raise BadInput("rho > 0 keeps entries that the average is not sure of, and alpha < 1 lets it learn at all.")
+
+
+METHODS.register(
+    "binary_msa",
+    Method(
+        _discrete(False, 0.9),
+        batch=100,
+        cite="Li & Hao (2018), arXiv 1803.01299",
+        when="Weights of one bit; best behind batch normalisation, lr= is of the scales and shifts.",
+    ),
+)
+METHODS.register(
+    "ternary_msa",
+    Method(
+        _discrete(True, 0.5),
+        batch=100,
+        cite="Li & Hao (2018), arXiv 1803.01299",
+        when="Weights -1, 0, 1, most of them zero: sparsity= is in units of the largest signal.",
+    ),
+)
