@@ -19,13 +19,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, singledispatch
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..errors import BadInput, Incompatible
 from ..types import Carry, Params, State, Step, Time
+
+if TYPE_CHECKING:
+    from .partner import Partner
 
 NEEDS = frozenset({"separable", "second_order", "split", "linear", "noise"})
 
@@ -159,6 +162,12 @@ class Integrator(ABC):
             index = eigenvalues.abs().argmax(-1, keepdim=True)
             dominant = torch.where(sound, eigenvalues.gather(-1, index).squeeze(-1), complex(math.inf))
         return dominant if isinstance(z, Tensor) or isinstance(z_implicit, Tensor) else complex(dominant)
+
+    def partner(self) -> Partner:
+        """The Runge-Kutta method that exact costates of this one follow; raises Incompatible for other methods."""
+        from .partner import partner
+
+        return partner(self)
 
     @property
     def title(self) -> str:
