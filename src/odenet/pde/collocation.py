@@ -27,6 +27,21 @@ from .statement import Equation, Problem
 CHUNK = 4096  # rows of a block at once: memory does not grow with the number of points
 
 
+def flat(weights: Sequence[Tensor]) -> Tensor:
+    """All weights in one row."""
+    return torch.cat([p.detach().flatten() for p in weights])
+
+
+@torch.no_grad()
+def write(weights: Sequence[Tensor], theta: Tensor) -> int:
+    """The beginning of theta into the weights; how many numbers they took."""
+    at = 0
+    for p in weights:
+        p.copy_(theta[at : at + p.numel()].view_as(p))
+        at += p.numel()
+    return at
+
+
 @dataclass
 class Block:
     """One equation or condition at its points.
@@ -273,17 +288,12 @@ class Collocation(LeastSquares):
 
     def theta(self) -> Tensor:
         """Where the model stands, with the parameters' start values."""
-        flat = [p.detach().flatten() for p in self.weights]
         values = {**self.problem.parameters, **(self.start or {})}
-        return torch.cat([*flat, torch.tensor([values[n] for n in self.names], dtype=torch.float64)])
+        return torch.cat([flat(self.weights), torch.tensor([values[n] for n in self.names], dtype=torch.float64)])
 
     def put(self, theta: Tensor) -> dict[str, Tensor]:
         """Write theta into the model; the unknown parameters by name."""
-        at = 0
-        with torch.no_grad():
-            for p in self.weights:
-                p.copy_(theta[at : at + p.numel()].view_as(p))
-                at += p.numel()
+        at = write(self.weights, theta)
         return {n: theta[at + i] for i, n in enumerate(self.names)}
 
     def residual(self, theta: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ...errors import Incompatible
 from ...fields import jets
 from ...optimise.base import LeastSquares
 from ..ansatz import Ansatz, Features, hard
-from ..collocation import Block
+from ..collocation import Block, flat, write
 from ..conditions import Condition
 from ..expressions import key, leaves
 from ..solution import Field, Solution
@@ -107,15 +107,11 @@ class StageEquations(LeastSquares):
 
     def theta(self) -> Tensor:
         """Where the net stands."""
-        return torch.cat([p.detach().flatten() for p in self.weights])
+        return flat(self.weights)
 
     def put(self, theta: Tensor) -> None:
         """Write theta into the net."""
-        at = 0
-        with torch.no_grad():
-            for p in self.weights:
-                p.copy_(theta[at : at + p.numel()].view_as(p))
-                at += p.numel()
+        write(self.weights, theta)
 
     def _rows(self, part: tuple[Any, ...]) -> Tensor:
         """(n, (q + 1) m)."""

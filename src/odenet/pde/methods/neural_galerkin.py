@@ -17,7 +17,7 @@ from ...fields import jets
 from ...flow.solution import REACHED
 from ...optimise.base import LeastSquares
 from ..ansatz import Ansatz, Features, hard
-from ..collocation import Block
+from ..collocation import Block, flat, write
 from ..expressions import key, leaves, value
 from ..solution import Field, Solution
 from ..statement import Problem
@@ -57,15 +57,11 @@ class Moving(nn.Module):
 
     def theta(self) -> Tensor:
         """Where the net stands."""
-        return torch.cat([p.detach().flatten() for p in self.weights])
+        return flat(self.weights)
 
     def put(self, theta: Tensor) -> None:
         """Write theta into the net."""
-        at = 0
-        with torch.no_grad():
-            for p in self.weights:
-                p.copy_(theta[at : at + p.numel()].view_as(p))
-                at += p.numel()
+        write(self.weights, theta)
 
     def lifted(self, x: Tensor, channels: Sequence[tuple[int, ...]]) -> Tensor:
         """Channels of the features at points of space and time."""
