@@ -61,8 +61,8 @@ def compare(path: Path, printed: list[str], tolerance: float | None) -> None:
         assert agrees(promise, line, tolerance), f"promised: {promise}\nprinted:  {line}"
 
 
-def test_there_are_fourteen_numbered_questions() -> None:
-    assert [int(path.name[:2]) for path in EXAMPLES] == list(range(1, 15))
+def test_there_are_fifteen_numbered_questions() -> None:
+    assert [int(path.name[:2]) for path in EXAMPLES] == list(range(1, 16))
     for path in EXAMPLES:
         assert re.fullmatch(rf"# {int(path.name[:2])}\. [A-Z].*\?", path.read_text().splitlines()[0])
 
