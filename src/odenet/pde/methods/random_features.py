@@ -26,6 +26,7 @@ from .windows import March, Marcher
 
 TOLERANCES = (1e-5, 1e-6, 1e-8, 1e-10)
 KINKED = 1e-2  # tightens the tolerance in time where kinks bound what space can give
+HALVED = 0.5  # share of the last gain that is left in space after as many features again
 SHARES = (0.15, 0.3, 0.5)
 SUSPECT = 10.0  # held-out residual over that of training beyond which a fit is not to be trusted
 ROUNDING = 1e-12  # relative residuals below are rounding
@@ -114,7 +115,8 @@ class RandomFeatures(Method):
                 break
             gained |= {refined: change} if refined else {}
             kinks = self.tolerance is None and self.width is None and marcher.level > 2 * tolerance
-            refined = "space" if kinks and gained["space"] >= gained["time"] else "time"  # where more was gained last
+            left = {"space": HALVED * gained["space"], "time": KINKED * gained["time"]}  # after what was gained last
+            refined = "space" if kinks and left["space"] >= left["time"] else "time"
             if not kinks:
                 ladder.pop(0)
             elif refined == "time":
