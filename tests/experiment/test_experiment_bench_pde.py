@@ -21,6 +21,7 @@ from odenet.errors import BadInput, Incompatible
 from odenet.experiment import bench_pde as bench
 from odenet.experiment import deepxde_peer as peer
 from odenet.experiment.bench_pde import Row, Task
+from odenet.experiment.classical import collocated
 from odenet.experiment.deepxde_problems import STATEMENTS, Setting
 from odenet.fields import jets
 from odenet.pde.collocation import Block, blocks
@@ -243,12 +244,26 @@ def test_an_error_that_is_no_number_counts_as_infinite() -> None:
     assert " no " in bench.table([none])
 
 
-def test_the_classical_code_stands_beside_where_the_reference_is_computed_and_not_where_it_is_a_formula() -> None:
-    found = {c.problem: c for c in bench.classical([row("trained", 0, [(1.0, 1.0)]), *_of("heat", "poisson_lshape")])}
-    assert set(found) == {"burgers", "poisson_lshape"}
+def test_a_classical_code_stands_beside_a_computed_reference_or_is_run_where_the_truth_is_a_formula() -> None:
+    problems = ("heat", "poisson_lshape", "helmholtz(kind=4pi)", "poisson(dim=5)")
+    found = {c.problem: c for c in bench.yardsticks([row("trained", 0, [(1.0, 1.0)]), *_of(*problems)])}
+    assert set(found) == {"burgers", "heat", "poisson_lshape", "helmholtz(kind=4pi)"}
     for c in found.values():
         assert 0 < c.error < 1e-8 and c.seconds > 0 and c.how
     assert "classical solution" in bench.report(_of("poisson_lshape"))
+
+
+def test_chebyshev_collocation_converges_to_the_closed_form_and_refuses_other_problems() -> None:
+    errors = [collocated(pde.get("poisson", dim=2), n) for n in (4, 8, 16)]
+    assert errors[0] > 1e-4 and errors[1] < 1e-5 and errors[2] < 1e-12
+    tilted = pde.Problem(
+        pde.Box((0, 1), (2, 4)), lambda u, x, y: u.xx + x * u.xy + u.yy - u.x - torch.exp(x - y) * (1 - x),
+        pde.dirichlet(lambda x, y: torch.exp(x - y)), exact=lambda x, y: torch.exp(x - y),
+    )  # fmt: skip
+    assert collocated(tilted, 20) < 1e-11
+    for name in ("heat", "poisson_lshape", "kovasznay"):
+        with pytest.raises(Incompatible, match="takes linear problems in a rectangle"):
+            collocated(pde.get(name), 8)
 
 
 def _of(*names: str) -> list[Row]:

@@ -238,6 +238,7 @@ def test_allen_cahn_agrees_with_chebyshev_collocation_for_a_strong_diffusion() -
     assert distance(on_grid(reference.allen_cahn(0.02, 0.5), x, [0.1, 0.5])[..., 0], u) < 1e-8
 
 
+@pytest.mark.slow
 def test_allen_cahn_periodic_agrees_with_chebyshev_collocation_for_a_strong_diffusion() -> None:
     x, u = cubic_by_chebyshev(0.02, 64, [0.1, 0.5], 1e-9, True)
     assert distance(on_grid(reference.allen_cahn_periodic(0.02, 0.5), x, [0.1, 0.5])[..., 0], u) < 1e-8
@@ -267,6 +268,7 @@ def test_allen_cahn_periodic_agrees_with_fourier_and_exponential_runge_kutta() -
     assert distance(on_grid(ours, x, [1.0])[0, :, 0], u) < max(2 * ours.error, 1e-10)
 
 
+@pytest.mark.slow
 def test_reaction_diffusion_agrees_with_chebyshev_collocation() -> None:
     t = [0.01, 0.2, 1.0]
     x, u = react_by_chebyshev(
@@ -314,7 +316,13 @@ def residual_of(name: str) -> tuple[float, float]:
 
 @pytest.mark.parametrize(
     ("name", "bound"),
-    [("burgers", 1e-10), ("kdv", 1e-8), ("ks", 1e-8), ("ks_chaotic", 1e-7), ("reaction_diffusion", 1e-6)],
+    [
+        ("burgers", 1e-10),
+        ("kdv", 1e-8),
+        ("ks", 1e-8),
+        ("ks_chaotic", 1e-7),
+        pytest.param("reaction_diffusion", 1e-6, marks=pytest.mark.slow),
+    ],
 )
 def test_a_reference_satisfies_its_equation_between_the_nodes(name: str, bound: float) -> None:
     residual, size = residual_of(name)
