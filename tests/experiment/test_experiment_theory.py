@@ -14,17 +14,23 @@ from odenet.experiment import theory
 from odenet.experiment.theory import depth, growth, trained
 from odenet.experiment.theory.case import Case, number, within
 
-pytestmark = pytest.mark.xdist_group("theory")  # its cases take half a minute: one process makes them, not every one
-
 
 def quiet(fraction: float) -> None:
     assert 0 <= fraction <= 1
 
 
+class Made(dict[str, Case]):
+    """A case is computed when a test first asks for it: of the processes that run these tests none makes all."""
+
+    def __missing__(self, name: str) -> Case:
+        self[name] = theory.CASES[name](quiet)
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def cases() -> dict[str, Case]:
     torch.set_num_threads(1)
-    return {name: case(quiet) for name, case in theory.CASES.items()}
+    return Made()
 
 
 @pytest.mark.parametrize("name", list(theory.CASES))
