@@ -82,11 +82,11 @@ def _measured(name: str) -> str:
         if title.split("(")[0] != name:
             continue
         ours, classical = rows["methods"], rows.get("classical")
-        said = [f"{method} {error:.1e} in {seconds:.2g} s" for method, (error, seconds) in ours.items()]
+        said = [f"{method} {error:.1e} in {seconds:.3g} s" for method, (error, seconds) in ours.items()]
         if classical:
             error, seconds, how = classical
             wins = all(error <= e and seconds <= s for e, s in ours.values())
-            said.append(f"classical {error:.1e} in {seconds:.2g} s ({how})" + (": the better choice" if wins else ""))
+            said.append(f"classical {error:.1e} in {seconds:.3g} s ({how})" + (": the better choice" if wins else ""))
         sentences.append(f"{title}: {', '.join(said)}.")
     about = f" Medians of rel. L2 errors on one core, {found['date']}." if sentences else ""
     return " ".join(sentences) + about

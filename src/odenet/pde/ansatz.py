@@ -38,7 +38,7 @@ class Features:
     bounds:    (2, d)
     periodic:  {axis: harmonics}: cos and sin of 2 pi k (x - a) / (b - a), k = 1 ... harmonics
     maps:      {axis: function of the axis scaled to [-1, 1]}, such as lambda s: torch.asinh(50 * s) / 5 at a shock
-    parity:    {axis: 1 or -1}: even or odd solutions; an odd one has the factor `odd` besides
+    parity:    {axis: 1 or -1}: even solutions, and on periodic axes odd ones, which have the factor `odd` besides
     corners:   singular functions that come last
     """
 
@@ -62,7 +62,8 @@ class Features:
                 for k in range(1, self.periodic[i] + 1):
                     columns += [torch.cos(angle * k)] + ([] if i in self.parity else [torch.sin(angle * k)])
                 continue
-            c = self._scaled(x, i)
+            low, high = self.bounds[:, i].tolist()
+            c = (x[..., i] - low) * (2 / (high - low)) - 1
             c = self.maps[i](c) if i in self.maps else c
             columns.append(c * c if i in self.parity else c)
         smooth = torch.stack(columns, -1)
@@ -70,20 +71,12 @@ class Features:
 
     def odd(self, x: Tensor) -> Tensor | None:
         """(N,): the product of what is odd across the axes with parity -1, None where there are none."""
-        parts = [
-            torch.sin(self._angle(x, i)) if i in self.periodic else self._scaled(x, i)
-            for i, sign in self.parity.items()
-            if sign < 0
-        ]
+        parts = [torch.sin(self._angle(x, i)) for i, sign in self.parity.items() if sign < 0]
         return _product(parts) if parts else None
 
     def _angle(self, x: Tensor, i: int) -> Tensor:
         low, high = self.bounds[:, i].tolist()
         return (x[..., i] - low) * (2 * math.pi / (high - low))
-
-    def _scaled(self, x: Tensor, i: int) -> Tensor:
-        low, high = self.bounds[:, i].tolist()
-        return (x[..., i] - low) * (2 / (high - low)) - 1
 
 
 @dataclass(frozen=True)

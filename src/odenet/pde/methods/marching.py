@@ -41,10 +41,8 @@ class TimeMarching(Method):
     def solve(self, problem: Problem, run: Run) -> Solution:
         inner = self._inner()
         edges = self._edges(problem)
-        found, parts = (
-            self._restored(problem, run.resumed or {"edges": torch.tensor(edges, dtype=torch.float64)}, run),
-            list[Solution](),
-        )
+        begun = run.resumed or {"edges": torch.tensor(edges, dtype=torch.float64)}
+        found, parts = self._restored(problem, begun, run), list[Solution]()
         for k in range(len(found.fields), self.windows):
             part = window(problem, edges[k], edges[k + 1], found.fields[-1] if k else None)
             share = Run(seconds=run.left / (self.windows - k), seed=run.seed, model=run.model, track=False)
