@@ -6,12 +6,10 @@ text; a number after `~` may differ: by a fifth in a full run, by anything in a 
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import prepared
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "examples"
@@ -43,15 +41,11 @@ def run(path: Path, folder: Path, short: bool) -> list[str]:
     """What the example prints, run in an empty folder with a temporary folder of its own."""
     (folder / "tmp").mkdir()
     (folder / "here").mkdir()
-    own = {"TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
-    kept = {k: v for k, v in os.environ.items() if k != "ODENET_SMOKE"}
-    done = subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, encoding="utf-8", timeout=120, cwd=folder / "here",
-        env={**kept, **own, **({"ODENET_SMOKE": "1"} if short else {})},
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    env = {"TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1", "ODENET_SMOKE": "1" if short else ""}
+    status, printed, errors = prepared.run(path, folder / "here", env, timeout=120)
+    assert (status, errors) == (0, "")
     assert not list((folder / "here").iterdir()), "an example leaves files where it is run"
-    return done.stdout.splitlines()
+    return printed.splitlines()
 
 
 def compare(path: Path, printed: list[str], tolerance: float | None) -> None:

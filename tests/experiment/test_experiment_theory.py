@@ -33,13 +33,18 @@ def cases() -> dict[str, Case]:
     return Made()
 
 
-@pytest.mark.parametrize("name", list(theory.CASES))
+# those that train nets, which `compare` itself runs unless told otherwise
+TRAINED = ("coarse_steps", "noise")
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in TRAINED else name for name in theory.CASES]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_prediction_holds(cases: dict[str, Case], name: str) -> None:
     for row in cases[name].rows:
         assert row.agrees, f"{row.case}: predicted {row.prediction}, measured {row.measurement}"
 
 
-@pytest.mark.parametrize("name", list(theory.CASES))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_case_is_plain_data(cases: dict[str, Case], name: str) -> None:
     content = cases[name].to_dict()
     assert json.loads(json.dumps(content, allow_nan=False)) == content
@@ -144,6 +149,7 @@ def test_a_net_stepped_with_its_own_number_of_steps_is_itself() -> None:
     torch.testing.assert_close(fine, other, rtol=0, atol=2e-3)  # the error of 4096 Euler steps, which halves with h
 
 
+@pytest.mark.slow
 def test_the_winner_flips_where_the_stability_intervals_say(cases: dict[str, Case]) -> None:
     measured = curves(cases["coarse_steps"], "measured")
     at = {n: i for i, n in enumerate(trained.DEPTHS)}

@@ -49,6 +49,7 @@ class Drawing:
                 buffer = io.BytesIO()
                 canvas.savefig(buffer, format=kind, dpi=150, metadata=METADATA[kind])
                 out[kind] = buffer.getvalue()
+                canvas.set_layout_engine(None)  # the places found for the first format hold for all
         return out
 
 

@@ -1,7 +1,7 @@
 """df/dy in blocks, and the linear systems a y - b J that implicit methods solve with it.
 
 A state (B, D) whose samples do not influence each other has B blocks (D, D); any other state is one block. Whether
-samples couple is not assumed: it is seen once per run, from log2(B) directional derivatives.
+samples couple is not assumed: it is seen once per run, from 2 log2(B) derivatives.
 """
 
 from __future__ import annotations
@@ -40,14 +40,16 @@ def samples_couple(f: Callable[[State], State], y: State) -> bool:
     For every bit of the sample number, samples with the bit set are moved and those without are watched, and the
     other way round; two different samples differ in some bit.
     """
-    number = torch.arange(y.shape[0], device=y.device)
-    direction = generic(y)
-    for bit in range((y.shape[0] - 1).bit_length()):
-        for side in (0, 1):
-            moved = ((number >> bit) & 1 == side).reshape(-1, *([1] * (y.dim() - 1)))
-            if bool((along(f, y, direction * moved) * ~moved).abs().max() > 0):
-                return True
-    return False
+    bits = torch.arange((y.shape[0] - 1).bit_length(), device=y.device)[:, None]
+    if not len(bits):
+        return False
+    first = (torch.arange(y.shape[0], device=y.device) >> bits) & 1 == 0
+    moved = torch.cat([first, ~first]).reshape(-1, y.shape[0], *([1] * (y.dim() - 1)))
+    directions = generic(y) * moved
+    found = _backwards(f, y, directions)  # J^T for J: who watches and who is watched change places
+    if found is None:
+        found = torch.stack([along(f, y, v) for v in directions])
+    return bool((found * ~moved).abs().max() > 0)
 
 
 def in_blocks(f: Any, t: Time, y: State) -> bool:
@@ -97,7 +99,8 @@ class Factors:
 
 
 def jacobian(f: Any, t: Time, y: State) -> Blocks:
-    """df/dy of f(t, y) at (t, y): the field's own where it offers one, else by forward mode.
+    """df/dy of f(t, y) at (t, y): the field's own where it offers one, else backwards from one evaluation, or by
+    forward mode where there is no way back.
 
     f: a callable, or an Rhs whose `jacobian(t, y)` gives (B, D, D) or (D, D)
     Differentiable in y and in what f depends on. Raises Incompatible where a block has more than DENSE columns.
@@ -117,7 +120,31 @@ def jacobian(f: Any, t: Time, y: State) -> Blocks:
         )
     unit = torch.eye(shape[1], dtype=y.dtype, device=y.device)
     directions = unit.unsqueeze(1).expand(shape[1], *shape).reshape(shape[1], *y.shape)
+    rows = _backwards(lambda x: f(t, x), y, directions)
+    if rows is not None:
+        return Blocks(rows.reshape(shape[1], *shape).movedim(0, -2))
     return Blocks(_columns(lambda x: f(t, x), y, directions).reshape(shape[1], *shape).movedim(0, -1))
+
+
+def _backwards(f: Callable[[State], State], y: State, cotangents: Tensor) -> Tensor | None:
+    """(df/dy)^T u for every u, from one evaluation of f: several times as fast as forward mode on small systems.
+
+    None where forward mode is for: inside torch.func, for complex states and for what has no graph from y to f(y).
+    """
+    if torch._C._are_functorch_transforms_active() or y.is_complex():
+        return None
+    graph = torch.is_grad_enabled() and (y.requires_grad or f(y).requires_grad)
+    with torch.enable_grad():
+        x = y if graph and y.requires_grad else y.detach().requires_grad_()
+        try:
+            out = f(x)
+            if not out.requires_grad:
+                return None
+            return torch.autograd.grad(
+                out, x, cotangents, is_grads_batched=True, create_graph=graph, materialize_grads=True
+            )[0]
+        except RuntimeError:  # an operation without a second derivative or a batching rule
+            return None
 
 
 def _columns(f: Callable[[State], State], y: State, directions: Tensor) -> Tensor:
