@@ -188,6 +188,7 @@ def test_a_run_is_resumed_with_what_is_missing_in_several_processes(
     assert "no bench to resume in" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_an_inverse_problem_is_scored_by_its_parameters_and_a_semilinear_one_by_its_value() -> None:
     row = bench._row(Task("inverse_heat", {"n": 50}, "trained", 2.0, 1e-2), 0, 1.0, False)
     assert row.error is not None and 0 < row.error < 0.5 and row.curve == [(row.seconds, row.error)]

@@ -215,6 +215,7 @@ def test_peers_and_problems_that_cannot_be_used_are_refused() -> None:
 
 
 @pytest.mark.skipif(not hasattr(external, "peers"), reason="no other library's solvers are listed")
+@pytest.mark.slow
 def test_every_installed_peer_reaches_a_known_solution() -> None:
     found = small(methods=(), tolerances=[1e-8], peers=True)
     assert {"scipy:DOP853", "scipy:Radau", "torchdiffeq:dopri5"} <= {r.method for r in found.runs}

@@ -67,8 +67,16 @@ def assert_same(ours: list[torch.Tensor], theirs: list[torch.Tensor], gap: float
         assert float((a - b).norm()) <= gap * float(b.norm())
 
 
-@pytest.mark.parametrize("name", PLAIN)
-@pytest.mark.parametrize("depth", ["per_step", "piecewise_linear", "shared"])
+DEPTHS = ("per_step", "piecewise_linear", "shared")
+# one depth for each integrator, in turn; the others on demand
+PAIRS = [
+    pytest.param(name, depth, marks=() if k % 3 == j else pytest.mark.slow)
+    for k, name in enumerate(PLAIN)
+    for j, depth in enumerate(DEPTHS)
+]
+
+
+@pytest.mark.parametrize(("name", "depth"), PAIRS)
 def test_recomputing_gradients_equal_autograd_through_the_same_steps(name: str, depth: str) -> None:
     integrator = on.integrators.get(name)
     substeps = None if integrator.adaptive else 2 if not integrator.history else 1

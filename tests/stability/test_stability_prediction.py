@@ -97,7 +97,7 @@ def test_an_unrolled_net_has_the_states_of_the_net_where_a_method_starts_afresh_
     assert torch.equal(torch.stack([state[0] for state in u.states]), flow.trajectory(X))
 
 
-@pytest.mark.parametrize("steps", [16, 64])
+@pytest.mark.parametrize("steps", [16, pytest.param(64, marks=pytest.mark.slow)])
 def test_an_exchange_of_integrators_is_predicted_without_running_it(steps):
     torch.manual_seed(0)
     field = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))

@@ -29,7 +29,7 @@ def test_every_architecture_is_one_line_and_trains_on_digits() -> None:
 
 def test_image_nets_and_dense_nets_are_compared_under_their_integrators(tmp_path: Path) -> None:
     results = on.compare(
-        data="digits", nets=["resnet", "parabolic_cnn", "cnn"], integrators=["euler", "rk4"], seeds=2, train_steps=4,
+        data="digits", nets=["resnet", "parabolic_cnn", "cnn"], integrators=["euler", "rk4"], seeds=1, train_steps=4,
         width=8, steps=2, lr=[1e-2], spans=[1.0], theory=False, workers=1, out=str(tmp_path),
     )  # fmt: skip
     assert {(r["net"], r["integrator"]) for r in results.rows} == {
