@@ -51,7 +51,7 @@ class Ensemble:
         self.march, self.times, self.steps, self.control = march, times, steps, control
         self.events, self.nest, self.first_step, self.limit = events, nest, first_step, limit
         self.integrator, self.field = march.integrator, march.field
-        self.pieces, self.gather, self.borrowed = march.pieces, march.gather, march.borrowed
+        self.pieces, self.depths, self.borrowed = march.pieces, march.depths, march.borrowed
         self.rhs = march.rhs
         self.remembers = steps is not None or isinstance(self.integrator, RungeKutta)  # what a step hands to the next
         self.knots = (broad(times[0], y0), broad(times[-1], y0))

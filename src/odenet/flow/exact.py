@@ -7,8 +7,10 @@ in a second integer, packed tightly: log2(d/n) bits per entry and step, .15 for 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from ..errors import Incompatible
 from ..fields import Rhs
-from ..integrators import Integrator, TwoStep
+from ..integrators import Integrator, TwoStep, resolve
 from ..integrators.base import later
 from ..integrators.partitioned import SymplecticSplitting
 from ..types import Carry, State
@@ -91,8 +93,8 @@ class WholeTwoStep(Whole):
 
     def __init__(self, integrator: TwoStep, y: State, bits: int) -> None:
         super().__init__(integrator, y, bits)
-        k = Fraction(str(integrator.k))
-        self.sign, self.n, self.d = (-1 if k > 0 else 1), abs(k).numerator, abs(k).denominator
+        self.sign = -1 if float(integrator.k) > 0 else 1
+        self.n, self.d = _fraction(integrator)
         self.largest = 0  # that an entry of R can be
 
     def ahead(self, f: Rhs, mark: Mark) -> None:
@@ -121,12 +123,13 @@ class WholeTwoStep(Whole):
         """-k V; what the division drops goes into R, and what the multiplication frees is filled from R."""
         if self.n == self.d:
             return self.sign * self.V
-        if (self.largest + 1) * self.d > ROOM:
+        self.largest, fresh = _packed(self.largest, self.n, self.d)
+        if fresh:
             self.full.append((self.steps, self.R))
-            self.R, self.largest = torch.zeros_like(self.R), 0
+            self.R = torch.zeros_like(self.R)
         R = self.R * self.d + self.V % self.d
         V = (self.V // self.d) * self.n + R % self.n
-        self.R, self.largest = R // self.n, ((self.largest + 1) * self.d - 1) // self.n
+        self.R = R // self.n
         return self.sign * V
 
     def _grow(self) -> None:
@@ -162,6 +165,46 @@ class WholeSplitting(Whole):
             else:
                 q = q + sign * self.slope(f.drift(at, self.number(p)), move.weight * mark.h)
         self.X = f.join(q, p)
+
+
+@dataclass(frozen=True)
+class Remainders:
+    """Bits for each entry of a state that a run in whole numbers keeps beside the state and velocity at its end.
+
+    needed: log2(d/n) for every multiplication by n/d; stored: 64 for every integer that they are packed into, of which
+            there is one at least
+    """
+
+    needed: float
+    stored: int
+
+
+def remainders(integrator: str | Integrator, steps: int) -> Remainders:
+    """What gradient="exact" keeps of the divisions of so many steps: none for a splitting or |k| = 1.
+
+    Raises Incompatible for a method that does not step whole numbers.
+    """
+    method = resolve(integrator)
+    if engine(method) is not WholeTwoStep or _fraction(method)[0] == _fraction(method)[1]:
+        return Remainders(0.0, 64)
+    n, d = _fraction(method)
+    largest, words = 0, 1
+    for _ in range(steps - 1):  # the first step starts from rest
+        largest, fresh = _packed(largest, n, d)
+        words += fresh
+    return Remainders(max(steps - 1, 0) * math.log2(d / n), 64 * words)
+
+
+def _fraction(integrator: Any) -> tuple[int, int]:
+    """|k| = n/d."""
+    k = abs(Fraction(str(integrator.k)))
+    return k.numerator, k.denominator
+
+
+def _packed(largest: int, n: int, d: int) -> tuple[int, bool]:
+    """The largest that an entry of the remainders can be after one more division; whether that takes a new integer."""
+    fresh = (largest + 1) * d > ROOM
+    return ((0 if fresh else largest) * d + d - 1) // n, fresh
 
 
 def steps_whole(integrator: Integrator) -> bool:

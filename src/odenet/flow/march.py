@@ -115,18 +115,6 @@ class March:
             for n in range(intervals)
         ]
 
-    def gather(self, grads: list[Piece | None], theta: Params) -> list[Tensor]:
-        """Transpose of `pieces`: gradients of pieces summed into gradients of theta, in its order."""
-        out = []
-        for name, c in theta.items():
-            parts: list[Tensor | None] = [None] * (c.shape[0])
-            for n, piece in enumerate(grads):
-                for j, g in zip(self.depths[name].support(n, len(grads)), piece[name] if piece else ()):
-                    parts[j] = g if parts[j] is None else parts[j] + g  # type: ignore[operator]
-            zero = torch.zeros_like(c[0])
-            out.append(torch.stack([zero if g is None else g for g in parts]))
-        return out
-
     def rhs(self, n: int, piece: Piece, workspace: dict[str, Any] | None = None) -> Rhs:
         """The field with the weights of interval n."""
         if not piece:
@@ -199,10 +187,12 @@ class March:
             y, carry = step.y, step.carry
         return y, carry, out
 
-    def over(self, n: int, piece: Piece, y: State, carry: Carry, record: Record | None = None) -> tuple[State, Carry]:
+    def over(
+        self, n: int, piece: Piece, y: State, carry: Carry, record: Record | None = None, watch: Watch | None = None
+    ) -> tuple[State, Carry]:
         """Fixed steps over knot interval n."""
         record = Record() if record is None else record
-        return self._fixed(n, self.rhs(n, piece), piece, y, carry, None, record, [])
+        return self._fixed(n, self.rhs(n, piece), piece, y, carry, watch, record, [])
 
     def run(
         self,

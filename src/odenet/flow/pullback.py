@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Incompatible
+from ..integrators.jacobian import leaves
 from ..types import Carry, State
 from .march import March, Piece
 from .record import Mark
@@ -26,20 +27,8 @@ def transformed() -> bool:
 
 def reaches(march: March, out: Tensor) -> bool:
     """Whether the graph of `out` leads to a leaf that the field's module does not own."""
-    if not out.requires_grad:
-        return False
     own = {id(w) for w in march.own}
-    seen, waiting = set(), [out.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in own:
-            return True
-        waiting += [parent for parent, _ in node.next_functions]
-    return False
+    return any(id(leaf) not in own for leaf in leaves(out))
 
 
 class Guard(torch.autograd.Function):
@@ -180,26 +169,26 @@ def _key(mark: Mark) -> Any:
 
 
 class Sum:
-    """Gradients of pieces and of the module's own weights, summed over the steps."""
+    """Gradients of theta and of the module's own weights, summed over the steps: one number for each of theirs, however
+    many intervals share it."""
 
     def __init__(self, march: March, theta: dict[str, Tensor], own: Sequence[Tensor]) -> None:
-        self.march, self.theta = march, theta
-        self.pieces: list[dict[str, tuple[Any, ...]] | None] = [None] * (len(march.knots) - 1)
+        self.march, self.theta, self.intervals = march, theta, len(march.knots) - 1
+        self.rows: dict[str, list[Any]] = {name: [None] * len(c) for name, c in theta.items()}
         self.own: list[Any] = [None] * len(own)
 
     def add(self, n: int, piece: Piece, own: list[Any]) -> None:
-        total = self.pieces[n]
-        self.pieces[n] = piece if total is None else {k: tuple(map(plus, total[k], piece[k])) for k in total}
+        for name, rows in self.rows.items():
+            for j, g in zip(self.march.depths[name].support(n, self.intervals), piece[name]):
+                rows[j] = plus(rows[j], g)
         self.own = [plus(a, b) for a, b in zip(self.own, own)]
 
     def result(self) -> list[Any]:
-        for n, piece in enumerate(self.march.pieces(self.theta) if self.theta else []):
-            found = self.pieces[n]
-            if found is not None:
-                self.pieces[n] = {
-                    k: tuple(torch.zeros_like(v) if g is None else g for g, v in zip(found[k], piece[k])) for k in piece
-                }
-        return [*self.march.gather(self.pieces, self.theta), *self.own]  # type: ignore[arg-type]
+        found = []
+        for name, c in self.theta.items():
+            zero = torch.zeros_like(c[0])
+            found.append(torch.stack([zero if g is None else g for g in self.rows[name]]))
+        return [*found, *self.own]
 
 
 def split(g: Tensor, save: bool, marks: Sequence[Mark]) -> tuple[list[list[Any]], Any]:

@@ -7,7 +7,7 @@ samples couple is not assumed: it is seen once per run, from 2 log2(B) derivativ
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,18 +133,35 @@ def _backwards(f: Callable[[State], State], y: State, cotangents: Tensor) -> Ten
     """
     if torch._C._are_functorch_transforms_active() or y.is_complex():
         return None
-    graph = torch.is_grad_enabled() and (y.requires_grad or f(y).requires_grad)
+    graph = torch.is_grad_enabled()
     with torch.enable_grad():
         x = y if graph and y.requires_grad else y.detach().requires_grad_()
         try:
             out = f(x)
             if not out.requires_grad:
                 return None
+            graph = graph and (x is y or any(leaf is not x for leaf in leaves(out)))  # of weights that are learned
             return torch.autograd.grad(
                 out, x, cotangents, is_grads_batched=True, create_graph=graph, materialize_grads=True
             )[0]
         except RuntimeError:  # an operation without a second derivative or a batching rule
             return None
+
+
+def leaves(out: Tensor) -> Iterator[Tensor]:
+    """The tensors that require a gradient and from which `out` was computed."""
+    if out.requires_grad and out.grad_fn is None:
+        yield out
+    seen, waiting = set(), [out.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            yield leaf
+        waiting += [parent for parent, _ in node.next_functions]
 
 
 def _columns(f: Callable[[State], State], y: State, directions: Tensor) -> Tensor:
