@@ -8,6 +8,7 @@ from .events import Event
 from .gradient import GRADIENTS, Gradient
 from .march import March
 from .module import Flow, check_pair
+from .parallel import Parallel
 from .scipy_like import solve_ivp
 from .solution import Solution
 from .solve import solve
@@ -22,6 +23,7 @@ __all__ = [
     "Gradient",
     "Invertible",
     "March",
+    "Parallel",
     "Solution",
     "Sweep",
     "Transfer",

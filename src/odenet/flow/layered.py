@@ -33,13 +33,15 @@ class Layer:
     step:    Phi for given weights; entries: where its own are kept
     h:       length of the knot interval; 1 for a layer that is none
     parts:   the field of the interval or the module, to look at what it holds
+    flow:    whose knot interval it is; the step then takes a third argument, what watches its integrator's steps
     """
 
     name: str
-    step: Callable[[Any, Params], Any]
+    step: Callable[..., Any]
     entries: dict[str, Entry]
     h: float = 1.0
     part: nn.Module | None = None
+    flow: Flow | None = None
 
     def __call__(self, x: Any, theta: Params) -> Any:
         return self.step(x, theta)
@@ -99,11 +101,11 @@ def _intervals(name: str, flow: Flow, enter: Callable[..., Any], leave: Callable
         entries: dict[str, Entry] = {k: (p, n) for k, p in flow.weights.items()}
         entries |= {COEF + k: (p, n) for k, p in flow.coefficients.items()}
 
-        def step(x: Any, theta: Params, n: int = n) -> Any:
-            y = flow.interval(n, enter(x) if n == 0 else x, theta)
+        def step(x: Any, theta: Params, watch: Any = None, n: int = n) -> Any:
+            y = flow.interval(n, enter(x) if n == 0 else x, theta, watch)
             return leave(y) if n == last else y
 
-        found.append(Layer(f"{name}[{n}]", step, entries, abs(flow.knots[n + 1] - flow.knots[n]), flow.field))
+        found.append(Layer(f"{name}[{n}]", step, entries, abs(flow.knots[n + 1] - flow.knots[n]), flow.field, flow))
     return found
 
 

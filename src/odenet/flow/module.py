@@ -341,10 +341,11 @@ class Flow(nn.Module):
             raise BadInput(f"a flow with {what} has no layers of its own; the {what} is data of each interval.")
         return [partial(self.interval, n) for n in range(self.steps)]
 
-    def interval(self, n: int, state: Any, weights: Params | None = None) -> Any:
+    def interval(self, n: int, state: Any, weights: Params | None = None, watch: Any = None) -> Any:
         """Advance over knot interval n (fixed steps, no dropout), differentiable in the state and the weights.
 
         weights: in the place of its own, as they are kept (before constraints), where depth is local; see `layered`
+        watch:   is shown every step, as an `Integral`
         """
         given = weights or {}
         local = {name: c[list(self.march.depths[name].support(n, self.steps))] for name, c in self._stored().items()}
@@ -352,7 +353,7 @@ class Flow(nn.Module):
         piece = {name: c.unbind(0) for name, c in (self.field.constrain(local) if local else {}).items()}
         piece |= {COEF + name: (given.get(COEF + name, c[n]),) for name, c in self.coefficients.items()}
         y, carry = (state[0], tuple(state[1:])) if isinstance(state, tuple) else (state, ())
-        y, carry = self.march.over(n, piece, y, carry)
+        y, carry = self.march.over(n, piece, y, carry, watch=watch)
         return (y, *carry) if self.integrator.history else y
 
     def modified_equation(self, order: int = 2) -> ModifiedEquation:
