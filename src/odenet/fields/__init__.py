@@ -21,6 +21,7 @@ from .recurrent import Controlled, CoupledOscillators, GatedSkew, GRUFlow, Lipsc
 from .residual import Residual
 from .rhs import Rhs
 from .stable import Stable, Switching
+from .stretched import Stretched
 from .wrap import wrap
 
 FIELDS: Registry = Registry("field", "odenet.fields")
@@ -93,6 +94,7 @@ __all__ = [
     "SpectralNorm",
     "Split",
     "Stable",
+    "Stretched",
     "Switching",
     "Tokens",
     "Unconstrained",
