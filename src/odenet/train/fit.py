@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ..errors import BadInput, TrainingStopped
 from ..flow import Flow, calibrate
 from ..flow.sweep import layers_of
 from . import schedules, tasks
+from .constraints import projected
 from .methods import METHODS, Run, total_of
 
 
@@ -54,7 +56,8 @@ def fit(
     weight_decay: float = 0.0,
     clip: float | None = None,
     loss: Any = None,
-    penalty: Mapping[str, float] | Callable[..., Tensor] | None = None,
+    penalty: Mapping[str, float] | Callable[..., Tensor] | Sequence[Any] | None = None,
+    constraint: Callable[[nn.Module], Any] | Sequence[Callable[[nn.Module], Any]] = (),
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     validation: Any = None,
     validate_every: int | None = None,
@@ -69,12 +72,15 @@ def fit(
     """Train `net` in place; returns its history, score on held-out data, and status.
 
     data:      a data set's name, Dataset, Problem, DataLoader, or tensors (x, y), `holdout` of which is for the score
-    method:    "adam", "adamw", "sgd" (momentum=, nesterov=), "lbfgs"; of optimal control
-               "sqh", "emsa" (rho=), "msa", "binary_msa", "ternary_msa"; further words are its options
+    method:    "adam", "adamw", "sgd" (momentum=, nesterov=), "lbfgs"; of second order "gauss_newton" (damping=),
+               "varpro" (ridge=), "slimtrain" (memory=); of optimal control
+               "sqh", "emsa" (rho=), "prox_msa" (rho=, eps=), "msa", "binary_msa", "ternary_msa"; further words are its
+               options
     batch:     batch size; None: the method's own (128; lbfgs: all data)
     schedule:  of the learning rate: a name from train.schedules ("cosine", "one_cycle", ...)
     penalty:   weights of depth penalties such as {"h1": 1e-3, "l2": 1e-4}, or a function of the net, or of the net
-               and the batch (such as nets.steady_state())
+               and the batch (such as train.costs.kinetic(0.01) or nets.steady_state()), or several of these in a list
+    constraint: projects the net in place, before the first step and after every one (train.constraints), or several
     validate_every, patience:  measure on the validation part every so many steps; end when its loss has not improved
                for `patience` measurements, and go back to the best weights
     callbacks: called with the Fit after every step; one that returns True ends the run
@@ -103,6 +109,7 @@ def fit(
     def terminal(out: Any, given: Any) -> Tensor:
         return total_of(problem.losses(lambda _: out, given))
 
+    output = terminal if isinstance(problem, tasks.Supervised | tasks.Streamed) else None
     run = Run(
         net=net,
         losses=losses,
@@ -112,8 +119,12 @@ def fit(
         schedule=(lambda optimiser: schedules.schedule(schedule, optimiser, steps)) if schedule else None,
         options=options,
         words=tuple(p.name for p in inspect.signature(fit).parameters.values() if p.kind is p.KEYWORD_ONLY),
-        terminal=terminal if isinstance(problem, tasks.Supervised | tasks.Streamed) and not penalty else None,
+        terminal=None if penalty else output,
+        output=output,
+        penalty=penalty,
+        constraint=constraint,
     )
+    projected(constraint, net)
     advance = chosen.begin(run)
     result = Fit(net)
     size = batch or chosen.batch or 2**62
@@ -121,7 +132,10 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        _loop(result, problem, advance, run.notes, steps, size, generator, augment, every, best, tuple(callbacks))
+        _loop(
+            result, problem, advance, partial(projected, constraint), run.notes, steps, size, generator, augment, every,
+            best, tuple(callbacks),
+        )  # fmt: skip
         if best.weights is not None and patience:
             _restore(net, best.weights)
         _settle(net, problem)
@@ -136,6 +150,7 @@ def _loop(
     result: Fit,
     problem: Any,
     advance: Callable[[Any], dict[str, Tensor]],
+    project: Callable[[nn.Module], None],
     notes: Mapping[str, float],
     steps: int,
     size: int,
@@ -166,6 +181,7 @@ def _loop(
                 result,
             )
         good = before
+        project(net)
         row = {"step": step, "loss": value, "seconds": time.perf_counter() - start, **notes}
         if every and (step % every == 0 or step == steps):
             _settle(net, problem)
@@ -217,7 +233,9 @@ def _settle(net: nn.Module, problem: Any) -> None:
         calibrate(net, train[0].split(512))
 
 
-def _penalty(net: nn.Module, penalty: Mapping[str, float] | Callable[..., Tensor], batch: Any) -> Tensor:
+def _penalty(net: nn.Module, penalty: Any, batch: Any) -> Tensor:
+    if isinstance(penalty, list | tuple):
+        return torch.stack([_penalty(net, one, batch) for one in penalty]).sum()
     if callable(penalty):
         given = [p for p in inspect.signature(penalty).parameters.values() if p.default is p.empty]
         places = [p for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

@@ -23,6 +23,8 @@ class Run:
 
     words:    the keywords of `fit` itself, so that a misspelt one is recognised among the options
     terminal: (output of the net, batch) -> its loss, where the problem looks at the net through its output alone
+    output:   the same where there are penalties too: of a method that takes `penalty` into account by itself
+    constraint: the net is projected by it after every step; a method that compares losses projects its candidates too
     notes:    numbers of the last step that a method adds to the history
     """
 
@@ -35,6 +37,9 @@ class Run:
     options: dict[str, Any] = field(default_factory=dict)
     words: tuple[str, ...] = ()
     terminal: Callable[[Any, Any], Tensor] | None = None
+    output: Callable[[Any, Any], Tensor] | None = None
+    penalty: Any = None
+    constraint: Any = ()
     notes: dict[str, float] = field(default_factory=dict)
 
 
@@ -45,11 +50,13 @@ class Method:
     batch:     default batch size (None: all data at once)
     layerwise: chooses the weights of every layer for themselves, so it takes rows of layers with weights of their own,
                without dropout and batch normalisation
+    needs:     "output": a loss of the net's output alone (targets, no penalty); "squares": mean squares of it
     """
 
     begin: Callable[[Run], Advance]
     batch: int | None = 128
     layerwise: bool = False
+    needs: str = ""
     cite: str = ""
     when: str = ""
 

@@ -91,6 +91,13 @@ def weights_of(net: nn.Module) -> list[tuple[nn.Parameter, bool]]:
     return [(p, rows) for p, rows in found if p.dim() - rows >= 2]
 
 
+def matrices(net: nn.Module) -> list[tuple[nn.Parameter, bool]]:
+    """`weights_of` a net that has some; raises BadInput otherwise."""
+    if found := weights_of(net):
+        return found
+    raise BadInput(f"{type(net).__name__} has no matrix or kernel whose entries could be discrete.")
+
+
 def _discrete(ternary: bool, rho: float) -> Callable[[Run], Advance]:
     def begin(run: Run) -> Advance:
         parameters = trained(run, OPTIONS if ternary else OPTIONS[:3])
@@ -98,9 +105,7 @@ def _discrete(ternary: bool, rho: float) -> Callable[[Run], Advance]:
         _check(words)
         if run.weight_decay:
             raise BadInput("weights of fixed size have no decay; leave weight_decay out, or ask for sparsity.")
-        pairs = weights_of(run.net)
-        if not pairs:
-            raise BadInput(f"{type(run.net).__name__} has no matrix or kernel whose entries could be discrete.")
+        pairs = matrices(run.net)
         mine = [Discrete.begun(p, ternary, rows) for p, rows in pairs]
         taken = {id(p) for p, _ in pairs}
         rest = [p for p in parameters if id(p) not in taken]

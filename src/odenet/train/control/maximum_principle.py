@@ -24,11 +24,16 @@ def _begun(run: Run, options: tuple[str, ...]) -> tuple[Augmented, Callable[[Any
     trained(run, options)
     if run.clip is not None or run.schedule is not None:
         raise BadInput("clip and schedule belong to gradient descent; rho sets the step of a control method.")
-    if run.terminal is None:
+    if run.output is None:
         raise BadInput("this problem has no loss of the net's output alone, which a control method needs; use 'adam'.")
     words = {k: run.options[k] for k in OPTIONS if k in run.options}
-    terminal = run.terminal
-    return Augmented(run.net, weight_decay=run.weight_decay, **words), lambda batch: lambda out: terminal(out, batch)
+    words |= {"weight_decay": run.weight_decay, "penalty": run.penalty, "constraint": run.constraint}
+    output = run.output
+
+    def losses(batch: Any) -> Callable[[Any], Tensor]:
+        return lambda out: output(out[0], batch) + out[-1].mean() if run.penalty else output(out, batch)
+
+    return Augmented(run.net, **words), losses
 
 
 def _rho(run: Run, default: float) -> float:
