@@ -22,6 +22,7 @@ Networks as discretised differential equations: swap schemes, compare architectu
   check OBJECT       a plug-in held against its claims: a registered name, or package.module:Object
   compare            train nets under integrators and compare them: table, figures, report
   stability [RUN]    how stable nets are over several seeds, those of a run or those named: verdicts, figures, report
+  trainers           every training method with every integrator and architecture, each pair run or refused: one table
   bench solvers|pde  errors of ODE solvers against their work, other libraries' beside ours; of PDE methods at budgets
   report RUN         tables, figures and report.html of a run, written again
   papers             claims of papers with our numbers and verdicts; papers run NAME reproduces one

@@ -108,6 +108,56 @@ def stability(run: Path | None = None, /, *, suite: Suite = Suite()) -> int:  # 
     return inspect(suite, run)
 
 
+def trainers(
+    *,
+    methods: tuple[str, ...] = ("all",),
+    nets: tuple[str, ...] = ("resnet", "antisymmetric", "hamiltonian", "second_order"),
+    integrators: tuple[str, ...] = (
+        "euler",
+        "heun",
+        "rk4",
+        "ab2",
+        "leapfrog",
+        "verlet",
+        "implicit_midpoint",
+        "dopri5",
+    ),
+    data: tuple[str, ...] = ("moons",),
+    steps: int = 4,
+    width: int = 8,
+    layers: int = 4,
+    lr: float = 1e-2,
+    seeds: tuple[int, ...] = (0,),
+    name: str = "",
+    out: Path = Path("runs"),
+) -> int:
+    """Train every net under every integrator with every method for a few steps: each cell runs or says why not.
+
+    The exit status is 1 if a cell ended in an exception that is none of the library's own.
+
+    Args:
+        methods: Names that odenet list methods prints; all: every one.
+        nets: Names that odenet list nets prints; all: every one that takes the data.
+        integrators: Names that odenet list integrators prints; all: every one of this library; -: the net's own.
+        data: Names of data sets, or folders.
+        steps: Steps of training.
+        width: Width of the state.
+        layers: Steps over the depth, each with weights of its own.
+        lr: Learning rate, of the methods that have one.
+        seeds: Of data, initial weights and whatever else is drawn.
+        name: Name of the run folder; none given: trainers and the time.
+        out: Folder of runs.
+    """
+    from ..experiment import trainers as training
+
+    shared = training.Training(steps=steps, width=width, layers=layers, lr=lr)
+    found = training.trainers(
+        out, name, methods=methods, nets=nets, integrators=integrators, data=data, seeds=seeds, training=shared
+    )
+    print(in_letters_of(found.text()))
+    return int(any(cell.status == "error" for cell in found.cells))
+
+
 def bench(
     what: Literal["solvers", "pde"],
     /,
@@ -246,6 +296,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "check": check,
     "compare": compare_from(()),
     "stability": stability,
+    "trainers": trainers,
     "bench": bench,
     "papers": papers,
     "pde": pde,
