@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import prepared
 import pytest
+
+import prepared
 
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
@@ -55,8 +56,8 @@ def compare(path: Path, printed: list[str], tolerance: float | None) -> None:
         assert agrees(promise, line, tolerance), f"promised: {promise}\nprinted:  {line}"
 
 
-def test_there_are_fifteen_numbered_questions() -> None:
-    assert [int(path.name[:2]) for path in EXAMPLES] == list(range(1, 16))
+def test_there_are_seventeen_numbered_questions() -> None:
+    assert [int(path.name[:2]) for path in EXAMPLES] == list(range(1, 18))
     for path in EXAMPLES:
         assert re.fullmatch(rf"# {int(path.name[:2])}\. [A-Z].*\?", path.read_text().splitlines()[0])
 

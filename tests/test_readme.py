@@ -102,7 +102,7 @@ def test_every_python_block_runs_by_itself_and_prints_what_the_next_block_says(t
 
     text = README.read_text(encoding="utf-8")
     pairs = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", text, re.M | re.S)
-    assert len(pairs) == len(blocks("python")) == 8
+    assert len(pairs) == len(blocks("python")) == 9
     # one process, a fresh namespace for each block: torch is imported once
     run_all = "for path in sys.argv[1:]:\n    runpy.run_path(path, run_name='__main__')\n    print('-' * 9)"
     driver = f"import runpy, sys\n{run_all}"
