@@ -32,7 +32,13 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 @pytest.mark.parametrize("rho", [0.0, 0.7])
 @pytest.mark.parametrize(
     ("name", "integrator"),
-    [("resnet", "euler"), ("resnet", "rk4"), ("antisymmetric", "rk4"), ("hamiltonian", "verlet")],
+    [
+        ("resnet", "euler"),
+        ("resnet", "rk4"),
+        ("antisymmetric", "rk4"),
+        ("hamiltonian", "verlet"),
+        ("second_order", "verlet"),
+    ],
 )
 def test_layers_together_have_the_argmax_of_a_loop(
     name: str, integrator: str, rho: float, monkeypatch: pytest.MonkeyPatch

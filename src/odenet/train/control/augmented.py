@@ -108,7 +108,7 @@ class Augmented:
         Layers of a flow are evaluated together by vmap, where that gives the numbers of a loop over them.
         """
         found = [layer.weights() for layer in self.layers]
-        for group in self._alike():
+        for group in self._alike(seen):
             rows = torch.stack([_flat(found[n]) for n in group])
             together = self._one_by_one(group, found, seen, terminal, rho)
             small = sum(s.numel() for s in _parts(seen.states[group[0]])) <= TOGETHER
@@ -154,15 +154,17 @@ class Augmented:
             layer.put(theta)
         projected(self.constraint, self.net)
 
-    def _alike(self) -> Iterator[list[int]]:
-        """Layers with weights of the same shapes and steps of the same length, the first and the last by themselves."""
+    def _alike(self, seen: Sweep) -> Iterator[list[int]]:
+        """Layers with weights and states of the same shapes and steps of the same length, the first and the last by
+        themselves."""
         groups: dict[Any, list[int]] = {}
         for n, layer in enumerate(self.layers):
             shapes = tuple((k, tuple((p if r is None else p[r]).shape)) for k, (p, r) in layer.entries.items())
             if shapes:
+                states = tuple(s.shape for x in seen.states[n : n + 2] for s in _parts(x))
                 rows = any(r is not None for _, r in layer.entries.values())
                 place = (n == 0, n + 1 == len(self.layers), round(layer.h, 9), id(layer.part) if rows else None)
-                groups.setdefault((shapes, place), []).append(n)
+                groups.setdefault((shapes, states, place), []).append(n)
         yield from groups.values()
 
     def _check(self, layer: Layer) -> None:
