@@ -11,6 +11,7 @@ from pathlib import Path
 
 IMPORTED = ["odenet.flow", "odenet.nets", "odenet.train", "odenet.stability", "odenet.experiment", "sklearn.datasets"]
 _SERVER = multiprocessing.get_context("forkserver")
+os.environ["OMP_NUM_THREADS"] = "1"  # read when the server starts; a pool of threads does not survive a fork
 _SERVER.set_forkserver_preload(IMPORTED)
 
 

@@ -190,11 +190,11 @@ def test_a_run_is_resumed_with_what_is_missing_in_several_processes(
 
 @pytest.mark.slow
 def test_an_inverse_problem_is_scored_by_its_parameters_and_a_semilinear_one_by_its_value() -> None:
-    row = bench._row(Task("inverse_heat", {"n": 50}, "trained", 2.0, 1e-2), 0, 1.0, False)
+    row = bench._row(Task("inverse_heat", {"n": 50}, "trained", 2.0, 1e-2), 0, 1.0)
     assert row.error is not None and 0 < row.error < 0.5 and row.curve == [(row.seconds, row.error)]
     sol = pde.solve("inverse_heat", "gauss_newton", 2.0, steps=3, track=False)
     assert sol.rel_l2 != abs(sol.parameters["k"] / 0.25 - 1)
-    row = bench._row(Task("hjb", {"dim": 4}, "deep_bsde", 1.0, 1e-2), 0, 1.0, False)
+    row = bench._row(Task("hjb", {"dim": 4}, "deep_bsde", 1.0, 1e-2), 0, 1.0)
     assert row.error is not None and 0 < row.error < 1e-2
 
 

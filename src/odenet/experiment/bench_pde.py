@@ -127,15 +127,15 @@ def bench_pde(
     if not chosen or set(problems) - set(known):
         found = ", ".join(sorted({t.method for t in TABLE}))
         raise BadInput(f"the table has no such task; problems: {', '.join(known)}; methods: {found}.")
-    if peers and not deepxde_peer.installed():
-        raise Incompatible(deepxde_peer.ABSENT)
-    folder = out / name if resume else fresh(out, name, "pde")
-    rows, jobs = _kept(folder) if resume else [], planned(chosen, seeds, peers)
+    rows, jobs = _kept(out / name) if resume else [], planned(chosen, seeds, peers)
     order = {(t.title, t.method, seed): k for k, (t, seed) in enumerate(jobs)}
     left = [(t, seed) for t, seed in jobs if (t.title, t.method, seed) not in {_key(r) for r in rows}]
+    if any(t.method in PEERS for t, _ in left) and not deepxde_peer.installed():
+        raise Incompatible(deepxde_peer.ABSENT)
+    folder = out / name if resume else fresh(out, name, "pde")
     stopped = False
     try:
-        for row in _solved(left, share, peers, workers):
+        for row in _solved(left, share, workers):
             rows = sorted([*rows, row], key=lambda r: order.get(_key(r), -1))
             print(f"[{len(rows)}/{len(jobs)}] {_line(row)}", file=sys.stderr)
             _write(folder, rows)
@@ -156,20 +156,20 @@ def _kept(folder: Path) -> list[Row]:
     return [Row(**r) for r in json.loads((folder / "rows.json").read_text())["rows"]]
 
 
-def _solved(jobs: Sequence[tuple[Task, int]], share: float, track: bool, workers: int) -> Iterator[Row]:
+def _solved(jobs: Sequence[tuple[Task, int]], share: float, workers: int) -> Iterator[Row]:
     """Rows as they end, each solved with one thread."""
     if workers == 1:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            yield from (_of(task, seed, share, track) for task, seed in jobs)
+            yield from (_of(task, seed, share) for task, seed in jobs)
         finally:
             torch.set_num_threads(threads)
         return
     start = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=start, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            yield from (done.result() for done in as_completed([pool.submit(_of, *j, share, track) for j in jobs]))
+            yield from (done.result() for done in as_completed([pool.submit(_of, *j, share) for j in jobs]))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -186,18 +186,18 @@ def planned(tasks: Sequence[Task], seeds: int, peers: bool) -> list[tuple[Task, 
     return [(t, seed) for group in groups.values() for seed in range(seeds) for t in group]
 
 
-def _of(task: Task, seed: int, share: float, track: bool) -> Row:
-    return _peer(task, seed, share) if task.method in PEERS else _row(task, seed, share, track)
+def _of(task: Task, seed: int, share: float) -> Row:
+    return _peer(task, seed, share) if task.method in PEERS else _row(task, seed, share)
 
 
-def _row(task: Task, seed: int, share: float, track: bool) -> Row:
+def _row(task: Task, seed: int, share: float) -> Row:
     problem = pde.get(task.problem, **task.arguments)
     if isinstance(problem, pde.Problem):
         problem.truth(problem.domain.bounds)  # the reference is computed before the clock runs
     method = pde.trained_method(problem) if task.method == TRAINED else task.method
     cpu = time.process_time()
     try:
-        sol = pde.solve(problem, method, task.seconds * share, seed, track=track)
+        sol = pde.solve(problem, method, task.seconds * share, seed, track=True)
     except OdenetError as refusal:
         return _refused(task, seed, share, refusal, time.process_time() - cpu)
     cpu, true = time.process_time() - cpu, problem.facts.get("true_parameters", {})

@@ -57,7 +57,7 @@ def _classical(name: str, title: str, arguments: tuple[tuple[str, Any], ...]) ->
     start = time.process_time()
     try:
         if problem.evolves:
-            sol = pde.solve(problem, "method_of_lines", 20.0, track=False)
+            sol = pde.solve(problem, "method_of_lines", 120.0, track=False)
             error, how = sol.rel_l2, "Chebyshev or Fourier collocation in space, Radau IIA of order 5 in time"
         else:
             error, how = collocated(problem, NODES), f"Chebyshev collocation at {NODES + 1} x {NODES + 1} points"
