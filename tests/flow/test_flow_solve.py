@@ -232,7 +232,15 @@ def test_the_gradient_with_respect_to_start_and_module_is_that_of_the_exact_solu
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize(("name", "points"), [(n, 2) for n in NAMES] + [(n, 21) for n in NAMES if ":" not in n])
+# two output points or 21, in turn; the others on demand
+POLES = [
+    pytest.param(name, points, marks=() if ":" in name or k % 2 == (points == 21) else pytest.mark.slow)
+    for k, name in enumerate(NAMES)
+    for points in ((2,) if ":" in name else (2, 21))
+]
+
+
+@pytest.mark.parametrize(("name", "points"), POLES)
 @pytest.mark.filterwarnings("ignore:.*so the result may be wrong")
 def test_no_integrator_calls_a_solution_past_its_pole_a_success(name: str, points: int) -> None:
     field, y0 = pole(name)

@@ -136,6 +136,7 @@ def test_images_are_analysed_with_few_samples():
     assert found["points"] == 8 and found["spectral_abscissa"] <= 1e-9
 
 
+@pytest.mark.slow
 def test_depth_a_thousand_fits_because_samples_are_given_up():
     found = report(Flow(fields.Free(4), depth="shared", steps=1000), X[:, :4], points=3, layers=8).to_dict()
     assert found["layers"] == 1000 and found["points"] == 3
