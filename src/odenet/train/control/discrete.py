@@ -17,7 +17,7 @@ over the root of the fan-in, so that nets without normalisation can be trained t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,13 +130,18 @@ def _discrete(ternary: bool, rho: float) -> Callable[[Run], Advance]:
                     schedule.step()
                 fresh *= words["anneal"]
                 if ternary:
-                    kept = sum(int(one.weight.count_nonzero()) for one in mine)
-                    run.notes["nonzero"] = kept / sum(one.weight.numel() for one in mine)
+                    run.notes["nonzero"] = nonzero(one.weight for one in mine)
             return losses
 
         return advance
 
     return begin
+
+
+def nonzero(weights: Iterable[Tensor]) -> float:
+    """The share of entries that are not zero."""
+    given = list(weights)
+    return sum(int(w.count_nonzero()) for w in given) / sum(w.numel() for w in given)
 
 
 def _check(words: dict[str, Any]) -> None:

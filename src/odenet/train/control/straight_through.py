@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ...errors import BadInput
 from ..methods import METHODS, Advance, Method, Run, total_of, trained
-from .discrete import matrices
+from .discrete import matrices, nonzero
 
 SHARE = 0.7  # of the mean size, below which a ternary weight is zero
 
@@ -101,8 +101,7 @@ def _straight_through(ternary: bool) -> Callable[[Run], Advance]:
                 for one in mine:
                     one.write()
                 if ternary:
-                    kept = sum(int(one.weight.count_nonzero()) for one in mine)
-                    run.notes["nonzero"] = kept / sum(one.weight.numel() for one in mine)
+                    run.notes["nonzero"] = nonzero(one.weight for one in mine)
             return losses
 
         return advance
