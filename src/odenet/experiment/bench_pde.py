@@ -120,7 +120,8 @@ def bench_pde(
 
     share: of the budgets, to look at a part of the work; peers: DeepXDE beside, its stock and its tuned settings;
     workers: processes, each with one thread; resume: only what the folder out/name does not hold yet
-    Raises BadInput where nothing is left to do, Incompatible where peers are asked for and DeepXDE is not installed.
+    Raises BadInput where the table has no such task, Incompatible where runs of peers are left and DeepXDE is not
+    installed.
     """
     chosen = [t for t in TABLE if (not problems or t.problem in problems) and (not methods or t.method in methods)]
     known = sorted({t.problem for t in TABLE})
