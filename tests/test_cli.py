@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import odenet as on
+import prepared
 from odenet.cli import main
 from odenet.fields.testset import IVPS
 
@@ -229,8 +230,8 @@ def test_a_plug_in_of_three_lines_is_compared_though_workers_do_not_know_it(here
         'on.compare(data="moons", nets=["resnet"], integrators=["my_rk2", "euler"], seeds=1, width=4, steps=2,\n'
         '           train_steps=2, lr=[0.01], spans=[1.0], theory=False, workers=2).save("kept")\n'
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=here)
-    assert done.returncode == 0, done.stderr
+    status, _, errors = prepared.run(script, here, {}, 120)
+    assert status == 0, errors
     assert (
         "my_rk2" in (here / "kept" / "results.csv").read_text()
         and "my_rk2" in (here / "kept" / "report.html").read_text()

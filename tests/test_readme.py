@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+import prepared
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -103,21 +103,18 @@ def test_every_python_block_runs_by_itself_and_prints_what_the_next_block_says(t
     text = README.read_text(encoding="utf-8")
     pairs = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", text, re.M | re.S)
     assert len(pairs) == len(blocks("python")) == 9
-    # one process, a fresh namespace for each block: torch is imported once
-    run_all = "for path in sys.argv[1:]:\n    runpy.run_path(path, run_name='__main__')\n    print('-' * 9)"
-    driver = f"import runpy, sys\n{run_all}"
+    # one process, a fresh namespace for each block
     paths = []
     for i, (code, _) in enumerate(pairs):
         paths.append(str(tmp_path / f"block{i}.py"))
         Path(paths[-1]).write_text(code, encoding="utf-8")
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "TMPDIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", driver, *paths], capture_output=True, text=True, encoding="utf-8", cwd=tmp_path,
-        env=env, timeout=120,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    driver = tmp_path / "driver.py"
+    each = "    runpy.run_path(path, run_name='__main__')\n    print('-' * 9)"
+    driver.write_text(f"import runpy, sys\nfor path in sys.argv[1:]:\n{each}")
+    status, output, errors = prepared.run(driver, tmp_path, {"TMPDIR": str(tmp_path)}, 120, *paths)
+    assert (status, errors) == (0, "")
     assert (tmp_path / "net.safetensors").is_file()
-    for (code, promised), printed in zip(pairs, done.stdout.split("-" * 9 + "\n")):
+    for (code, promised), printed in zip(pairs, output.split("-" * 9 + "\n")):
         lines = printed.splitlines(), promised.splitlines()
         assert len(lines[0]) == len(lines[1]), (code, printed)
         for line, promise in zip(*lines):
@@ -129,10 +126,10 @@ def test_the_ten_lines_are_ten_at_most() -> None:
 
 
 def test_the_tables_are_those_of_the_registries() -> None:
-    done = subprocess.run([sys.executable, __file__, "--print"], capture_output=True, text=True, encoding="utf-8")
-    assert done.returncode == 0, done.stderr
+    status, printed, errors = prepared.run(Path(__file__), ROOT, {}, 120, "--print")
+    assert status == 0, errors
     inside = README.read_text(encoding="utf-8").split(MARKS[0])[1].split(MARKS[1])[0]
-    assert inside.strip() == done.stdout.strip(), "run: python tests/test_readme.py"
+    assert inside.strip() == printed.strip(), "run: python tests/test_readme.py"
     assert inside.count("\n| `") > 50
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
 import odenet as on
+import prepared
 from odenet.errors import BadInput, UnknownName
 from odenet.registry import Registry
 
@@ -114,13 +112,10 @@ def package(folder: Path, name: str, entries: dict[str, dict[str, str]], code: s
 
 
 def run(folder: Path, code: str) -> str:
-    paths = f"{folder}{os.pathsep}{Path(on.__file__).parents[1]}"
-    done = subprocess.run(
-        [sys.executable, "-W", "always", "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60,
-        env={"PYTHONPATH": paths, "PATH": "", "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    code = f"import warnings\nwarnings.simplefilter('always')\n{textwrap.dedent(code)}"
+    status, printed, errors = prepared.run_code(code, folder, {"PYTHONPATH": str(folder)}, timeout=60)
+    assert status == 0, errors
+    return printed
 
 
 def test_plug_ins_come_by_entry_point_and_a_broken_one_does_not_take_the_others_down(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 from itertools import pairwise
 from pathlib import Path
+
+import prepared
 
 POLYGON = """
 from odenet.integrators import Integrator
@@ -51,21 +51,19 @@ def install(folder: Path) -> None:
     )
 
 
-def run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter that finds the package."""
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=folder, timeout=120,
-        env={"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin", "COLUMNS": "200"},
-    )  # fmt: skip
+def run(folder: Path, code: str, warned: str = "ignore") -> tuple[int | None, str, str]:
+    """Exit status, output and errors of a fresh process that finds the package."""
+    code = f"import warnings; warnings.simplefilter({warned!r})\n{code}"
+    return prepared.run_code(code, folder, {"PYTHONPATH": str(folder), "COLUMNS": "200"}, timeout=120)
 
 
 def commands(folder: Path, *lines: str) -> list[tuple[int, list[str]]]:
     """Exit status and lines of `odenet LINE`, one after the other in one fresh interpreter, which starts slowly."""
     mark = "exit status"
     code = f"from odenet.cli import main\nfor line in {lines!r}: print({mark!r}, main(line.split()))"
-    done = run(folder, code)
-    assert done.returncode == 0 and "odenet: " not in done.stderr, done.stderr
-    parts = done.stdout.split(mark)
+    status, printed, errors = run(folder, code)
+    assert status == 0 and "odenet: " not in errors, errors
+    parts = printed.split(mark)
     return [(int(after.split()[0]), _lines(before)) for before, after in pairwise(parts)]
 
 
@@ -120,18 +118,15 @@ def test_the_author_checks_corrects_and_registers_and_solves(tmp_path: Path) -> 
         print(math.log2(wrong[0] / wrong[1]), *on.integrators.names())
         """
     )
-    done = run(tmp_path, code)
-    assert done.returncode == 0, done.stderr
-    order, *names = done.stdout.split()
+    status, printed, errors = run(tmp_path, code)
+    assert status == 0, errors
+    order, *names = printed.split()
     assert abs(float(order) - 2) <= 0.1 and {"mine", "polygon", "nystrom5"} <= set(names)
 
 
 def test_a_broken_plug_in_is_skipped_with_a_warning_and_the_others_work(tmp_path: Path) -> None:
     install(tmp_path)
-    done = run(
-        tmp_path,
-        "import warnings; warnings.simplefilter('always'); import odenet; "
-        "print(odenet.integrators.get('nystrom5').order)",
-    )
-    assert done.stdout.strip() == "5"
-    assert "'nystrom_bad' of entry point 'nystrom:BROKEN' was skipped" in done.stderr
+    code = "import odenet; print(odenet.integrators.get('nystrom5').order)"
+    _, printed, errors = run(tmp_path, code, warned="always")
+    assert printed.strip() == "5"
+    assert "'nystrom_bad' of entry point 'nystrom:BROKEN' was skipped" in errors
