@@ -37,12 +37,20 @@ def multiply(p: Sequence[Fraction], q: Sequence[Fraction]) -> Polynomial:
     return trim(out)
 
 
-def evaluate(p: Sequence[Fraction], x: Fraction) -> Fraction:
-    """p(x) by Horner's rule."""
-    value = Fraction(0)
+def whole(p: Sequence[Fraction]) -> list[int]:
+    """The positive multiple of p whose coefficients are whole numbers without a common divisor."""
+    denominator = math.lcm(*(a.denominator for a in p))
+    scaled = [a.numerator * (denominator // a.denominator) for a in p]
+    content = math.gcd(*scaled) or 1
+    return [a // content for a in scaled]
+
+
+def sign(p: Sequence[int], x: Fraction) -> int:
+    """The sign of p(x): of x.denominator^degree p(x), which is a whole number, by Horner's rule."""
+    value, scale = 0, 1
     for a in reversed(p):
-        value = value * x + a
-    return value
+        value, scale = value * x.numerator + a * scale, scale * x.denominator
+    return (value > 0) - (value < 0)
 
 
 def divide(p: Sequence[Fraction], q: Sequence[Fraction]) -> tuple[Polynomial, Polynomial]:
@@ -83,32 +91,37 @@ def odd_part(p: Polynomial) -> Polynomial:
     return result
 
 
-def _sign_changes(chain: list[Polynomial], x: Fraction) -> int:
-    signs = [v > 0 for p in chain if (v := evaluate(p, x))]
+def _sturm_chain(p: Polynomial) -> list[list[int]]:
+    """p, p', and the negative remainders of Euclid's algorithm, each up to a positive factor."""
+    chain = [p, derivative(p)]
+    while len(chain[-1]) > 1 and (remainder := divide(chain[-2], chain[-1])[1]):
+        chain.append([Fraction(-a) for a in whole(remainder)])
+    return [whole(q) for q in chain]
+
+
+def _sign_changes(chain: list[list[int]], x: Fraction) -> int:
+    signs = [s for q in chain if (s := sign(q, x))]
     return sum(a != b for a, b in pairwise(signs))
 
 
 def smallest_positive_root(p: Polynomial, digits: int = 17) -> Fraction | None:
     """The smallest positive root of a polynomial without repeated roots and with p(0) != 0, by bisection."""
-    chain = [p, derivative(p)]
-    while len(chain[-1]) > 1:
-        remainder = divide(chain[-2], chain[-1])[1]
-        if not remainder:
-            break
-        chain.append([-a for a in remainder])
+    chain = _sturm_chain(p)
     low, high = Fraction(0), Fraction(1)
     at_zero = _sign_changes(chain, low)
     bound = 1 + max(abs(a / p[-1]) for a in p)
-    while at_zero == _sign_changes(chain, high):
+    while not (roots := at_zero - _sign_changes(chain, high)):  # how many lie in (0, high]
         if high > bound:
             return None
         low, high = high, 2 * high
+    at_low = sign(chain[0], low)
     while high - low > high / 10**digits:
         middle = (low + high) / 2
-        if at_zero == _sign_changes(chain, middle):
-            low = middle
+        if roots == 1:  # then one sign tells on which side of the middle it lies
+            inside = int(sign(chain[0], middle) != at_low)
         else:
-            high = middle
+            inside = at_zero - _sign_changes(chain, middle)
+        low, high, roots = (low, middle, inside) if inside else (middle, high, roots)
     return high
 
 
