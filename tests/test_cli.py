@@ -187,7 +187,7 @@ def test_compare_writes_a_run_and_the_other_commands_read_it(here: Path, capsys:
 
     assert main(["compare", *SMALL, "--name", "r", "--resume"]) == 0
     capsys.readouterr()
-    assert main(["stability", "runs/r", "--integrators", "euler", "--quick"]) == 0
+    assert main(["stability", "runs/r", "--integrators", "euler", "--quick", "--workers", "1"]) == 0
     out = capsys.readouterr().out
     assert "resnet/euler: " in out and "mlp: " in out
     assert (run / "stability" / "resnet-euler" / "report.json").is_file()
