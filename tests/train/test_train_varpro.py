@@ -16,6 +16,7 @@ import odenet as on
 from odenet.errors import BadInput, Incompatible
 from odenet.train.control import Tikhonov
 from odenet.train.control.variable_projection import best, rows, separated
+from train_examples import Decays
 
 S, RIDGE = 24, 1e-3
 
@@ -159,17 +160,6 @@ def test_the_curvature_of_squares_is_kaufmans_and_what_it_leaves_out_is_orthogon
     kept = kept.flatten(0, 1)
     torch.testing.assert_close(kaufman, kept.T @ kept, rtol=1e-8, atol=1e-12)
     assert float((full.T @ full - kaufman).norm()) > 1e-3 * float(kaufman.norm())  # and something is left out
-
-
-class Decays(nn.Module):
-    """exp(-a_i t), (S, 1) -> (S, k)."""
-
-    def __init__(self, rates: list[float]) -> None:
-        super().__init__()
-        self.rates = nn.Parameter(torch.tensor(rates, dtype=torch.float64))
-
-    def forward(self, t: Tensor) -> Tensor:
-        return torch.exp(-self.rates * t)
 
 
 def test_a_fit_of_exponentials_is_that_of_scipy_on_the_full_and_on_the_reduced_problem() -> None:

@@ -12,7 +12,6 @@ reverse derivative, so that J is not stored; where it is small, the Jacobians of
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vjp, vmap
 
 from ...errors import BadInput, Incompatible
-from ...integrators.jacobian import along, generic
+from ...integrators.jacobian import generic
 from ...optimise.krylov import conjugate_gradients
 from ..methods import METHODS, Advance, Method, Run, total_of, trained
 
@@ -120,9 +119,11 @@ def _through() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, NotImplementedError) as problem:
+        said = str(problem).splitlines()[0][:120]
+        why = "its gradient has no derivative" if "INTERNAL ASSERT" in said else said
         raise Incompatible(
-            f"torch.func does not differentiate this net ({str(problem).splitlines()[0][:120]}); give its flows "
-            "gradient='autograd', or take method 'lbfgs'."
+            f"torch.func does not differentiate this net twice ({why}); give its flows gradient='autograd', or take "
+            "method 'lbfgs'."
         ) from None
 
 
@@ -136,11 +137,12 @@ def quadratic(
     """
     with _through():
         forth = vjp(outputs, theta)
-    z, pull = forth[0], forth[1]
+        z, pull = forth[0], forth[1]
+        push = vjp(lambda u: pull(u)[0], torch.zeros_like(z))[1]  # J v = (d(J'u)/du)' v: no Python in the products
 
     def apply(v: Tensor) -> Tensor:
         with _through():
-            return pull(M(along(outputs, theta, v)[..., None])[..., 0])[0].detach() + decay * v
+            return pull(M(push(v)[0][..., None])[..., 0])[0].detach() + decay * v
 
     gradient = pull(slope)[0].detach() + decay * theta
     matrix = None
@@ -266,11 +268,9 @@ def gauss_newton(run: Run) -> Advance:
         def at(theta: Tensor) -> tuple[float, None]:
             return float(loss(outputs(theta))) + decay / 2 * float(theta @ theta), None
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # forward mode about its own internals
-            z = outputs(theta).detach()
-            model = quadratic(outputs, theta, torch.func.grad(loss)(z), curvature(loss, z), decay, words)
-            found = marquardt.step(theta, value, model, at, run.notes)
+        z = outputs(theta).detach()
+        model = quadratic(outputs, theta, torch.func.grad(loss)(z), curvature(loss, z), decay, words)
+        found = marquardt.step(theta, value, model, at, run.notes)
         if found is not None:
             outputs.put(found[0])
         return before

@@ -16,7 +16,6 @@ BIT 15 (1975); Newman, Ruthotto, Hart & van Bloemen Waanders (2020), arXiv 2007.
 from __future__ import annotations
 
 import math
-import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from ...errors import BadInput, Incompatible
 from ...flow import Chain
 from ...integrators.jacobian import generic
 from ..methods import METHODS, Advance, Method, Run, total_of, trained
-from .second_order import OPTIONS, Marquardt, Outputs, curvature, options, quadratic
+from .second_order import OPTIONS, Marquardt, Outputs, options, quadratic
 
 Loss = Callable[[Tensor], Tensor]  # outputs -> mean loss of the batch
 LARGEST = 3000  # entries of the last layer, whose Hessian is factored
@@ -134,11 +133,14 @@ def best(loss: Loss, Z: Tensor, V: Tensor, ridge: float) -> Best | None:
 
 
 def _derivatives(loss: Loss, Z: Tensor, V: Tensor, ridge: float) -> tuple[float, Tensor, Tensor]:
-    """Value, dL/dz (n, D) and the blocks (n, D, D) of d^2 L / dz^2. Raises Incompatible where samples are coupled."""
-    z = Z @ V.T
-    g, curved = grad(loss)(z), curvature(loss, z)
-    H = curved(torch.eye(z.shape[1], dtype=z.dtype, device=z.device).expand(*z.shape, z.shape[1]))
-    return float(loss(z)) + ridge / 2 * float(V.square().sum()), g, H
+    """Value, dL/dz (n, D) and the blocks (n, D, D) of d^2 L / dz^2, of a loss that does not couple samples."""
+    with torch.enable_grad():
+        z = (Z @ V.T).requires_grad_()
+        value = loss(z)
+        (g,) = torch.autograd.grad(value, z, create_graph=True)
+    columns = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)[:, None].expand(-1, *z.shape)
+    H = [torch.autograd.grad(g, z, c, retain_graph=True, materialize_grads=True)[0] for c in columns]
+    return float(value.detach()) + ridge / 2 * float(V.detach().square().sum()), g.detach(), torch.stack(H, -1)
 
 
 def _factor(Z: Tensor, H: Tensor, ridge: float) -> Tensor | None:
@@ -194,33 +196,34 @@ def varpro(run: Run) -> Advance:
         features = inner(theta).detach()
         loss = _doubled(run, batch, features.shape)
 
-        @torch.no_grad()
-        def at(theta: Tensor) -> tuple[float, Best | None]:
-            Z = rows(inner(theta), head.bias is not None)
+        def solved(theta: Tensor, features: Tensor) -> tuple[float, Best | None]:
+            Z = rows(features, head.bias is not None)
             found = best(loss, Z, joined(head), ridge) if bool(torch.isfinite(Z).all()) else None
             value = math.inf if found is None else found.value + decay / 2 * float(theta.double() @ theta.double())
             return value, found
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # forward mode about its own internals
-            value, now = at(theta)
-            if now is None:
-                raise Incompatible(
-                    f"no best last layer was found in {NEWTON} Newton steps: the loss is not smooth and convex in the "
-                    "outputs, or ridge is too small; take mean squares or cross-entropy, or a larger ridge."
-                )
-            put(head, now.V)
-            if not weights:
-                return before
-            outputs = inner.followed(_frozen(head))
-            shape = (*features.shape[:-1], len(now.V))
+        @torch.no_grad()
+        def at(theta: Tensor) -> tuple[float, Best | None]:
+            return solved(theta, inner(theta))
 
-            def M(u: Tensor) -> Tensor:
-                return now.project(u.reshape(-1, shape[-1], u.shape[-1]).double()).to(u).view_as(u)
+        value, now = solved(theta, features)
+        if now is None:
+            raise Incompatible(
+                f"no best last layer was found in {NEWTON} Newton steps: the loss is not smooth and convex in the "
+                "outputs, or ridge is too small; take mean squares or cross-entropy, or a larger ridge."
+            )
+        put(head, now.V)
+        if not weights:
+            return before
+        outputs = inner.followed(_frozen(head))
+        shape = (*features.shape[:-1], len(now.V))
 
-            slope = now.slope.to(theta).view(shape)
-            model = quadratic(outputs, theta, slope, M, decay, words)
-            found = marquardt.step(theta, value, model, at, run.notes)
+        def M(u: Tensor) -> Tensor:
+            return now.project(u.reshape(-1, shape[-1], u.shape[-1]).double()).to(u).view_as(u)
+
+        slope = now.slope.to(theta).view(shape)
+        model = quadratic(outputs, theta, slope, M, decay, words)
+        found = marquardt.step(theta, value, model, at, run.notes)
         if found is not None:
             inner.put(found[0])
             put(head, found[1].V)
