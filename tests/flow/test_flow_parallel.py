@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_coarse_steps_have_the_size_of_a_chunk_and_its_mean_weights() -> None:
 
     net = flow()
     below = rows_of(net.march, net.theta(), ()).coarse(C, net.integrator)
-    assert below.h == 4.0 / M and below.t == tuple(4.0 / M * m for m in range(M))
+    assert below.h == 4.0 / M and below.t.tolist() == [4.0 / M * m for m in range(M)]
     K = net.weights["K"].detach().numpy()
     wanted = np.stack([K[m * C : (m + 1) * C].mean(0) for m in range(M)])
     assert np.abs(below.weights["K"][:, 0].detach().numpy() - wanted).max() < 1e-15
@@ -252,6 +253,19 @@ def test_costates_at_given_states_are_those_of_autograd() -> None:
             assert float((P[M - n // c] - p).abs().amax()) < 1e-13 * float(p.abs().amax())
 
 
+def test_what_is_left_of_the_costates_is_said_without_a_tolerance_and_is_that_of_the_closed_form() -> None:
+    lam, h, c, m = -1.0, 0.05, 8, 8
+    F, G = (1 + h * lam) ** c, 1 + c * h * lam
+    for k in (1, 2):
+        how = Parallel(coarsening=c, iterations=k)
+        net = Flow(lambda y: lam * y, "euler", steps=c * m, span=(0.0, h * c * m), gradient=how)
+        net(torch.ones(1, 1, dtype=DOUBLE, requires_grad=True)).sum().backward()
+        p = [sum(math.comb(n, j) * (F - G) ** j * G ** (n - j) for j in range(k + 1)) for n in range(m + 1)]
+        wanted = max(abs(b - F * a) for a, b in pairwise(p)) / max(map(abs, p))
+        assert how.achieved is not None and how.achieved.costate_iterations == k
+        assert how.achieved.costate_residual == pytest.approx(wanted, rel=1e-10)
+
+
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
@@ -280,19 +294,38 @@ def test_one_shot_training_follows_the_serial_one() -> None:
 
     def losses(gradient: Any) -> list[float]:
         net = flow(gradient)
-        optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
         out = []
         for _ in range(5):
-            optimiser.zero_grad()
             loss = (net(batch()) - target).square().mean()
-            loss.backward()
-            optimiser.step()
             out.append(float(loss.detach()))
+            grads = torch.autograd.grad(loss, tuple(net.parameters()))
+            with torch.no_grad():
+                for p, g in zip(net.parameters(), grads):
+                    p -= 0.1 * g
         return out
 
     serial, one_shot = losses("autograd"), losses(Parallel(coarsening=C, iterations=1, warm=True, coarse="midpoint"))
     assert serial[-1] < 0.85 * serial[0]
     assert max(abs(a - b) for a, b in zip(serial, one_shot)) < 0.01 * (serial[0] - serial[-1])
+
+
+def test_the_gradient_of_one_shot_training_stays_near_that_of_the_serial_net_for_fifty_steps() -> None:
+    how = Parallel(coarsening=C, iterations=1, warm=True, coarse="midpoint")
+    net, serial, target, errors, losses = flow(how), flow(), batch().flip(-1), {}, []
+    for n in range(51):
+        loss = (net(batch()) - target).square().mean()
+        grads = torch.autograd.grad(loss, tuple(net.parameters()))
+        if n in (0, 10, 50):
+            serial.load_state_dict(net.state_dict())
+            exact = torch.autograd.grad((serial(batch()) - target).square().mean(), tuple(serial.parameters()))
+            errors[n] = float(torch.cat([(a - b).flatten() for a, b in zip(grads, exact)]).norm()) / float(
+                torch.cat([b.flatten() for b in exact]).norm()
+            )
+            losses.append(float(loss.detach()))
+        with torch.no_grad():
+            for p, g in zip(net.parameters(), grads):
+                p -= 0.1 * g
+    assert losses[2] < 0.5 * losses[0] and max(errors.values()) < 1e-2
 
 
 # ---- what it says --------------------------------------------------------------------------------------------------

@@ -6,16 +6,15 @@ steps into n/c chunks whose j-th steps run as one: states (M, *y.shape), dense w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from ..depth import PiecewiseLinear
 from ..errors import Incompatible, OdenetError
@@ -24,24 +23,14 @@ from ..integrators import Integrator
 from ..types import Params, State
 from .march import CLOCK, COEF, MASK, March
 from .pullback import reaches, transformed
+from .replay import Tape, write
 
 Together = Callable[[State], State]  # one step of all chunks
 
 
-class Stacked(TorchFunctionMode):
-    """F.linear with a stack of matrices (M, rows, cols) and states (M, S, cols) is one bmm."""
-
-    def __torch_function__(self, f: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if f is torch.nn.functional.linear and len(args) > 1 and args[1].dim() == 3:
-            b = args[2] if len(args) > 2 else kwargs.get("bias")
-            return torch.bmm(args[0], args[1].mT) if b is None else torch.baddbmm(b, args[0], args[1].mT)
-        return f(*args, **kwargs)
-
-
 @dataclass(frozen=True)
 class Rows:
-    """n steps of size h from the times t, weights (n, k, *shape) by name: k = 2 ends of a step where they are
+    """n steps of size h from the times t (n,), weights (n, k, *shape) by name: k = 2 ends of a step where they are
     linear in it, else k = 1. `shared` are those that all steps have in common, `moving` the names with k = 2.
 
     works: per shape of the states, whether stacks of dense weights may be used in the place of vmap
@@ -50,7 +39,7 @@ class Rows:
     march: March
     integrator: Integrator
     h: float
-    t: tuple[float, ...]
+    t: Tensor
     weights: Params
     shared: Params
     works: dict[Any, bool] = field(default_factory=dict, repr=False)
@@ -86,36 +75,61 @@ class Rows:
 
     # ---- one by one ----------------------------------------------------------------------------------------------
 
-    def singles(self) -> Iterator[Together]:
+    def singles(self, like: State) -> list[Together]:
         """Every step for itself."""
-        parts = {k: _columns(v, 0) for k, v in self.weights.items()}
-        for i, t in enumerate(self.t):
-            held = {k: v[i] for k, v in parts.items()}
-            yield lambda y, t=t, held=held: self.step(t, y, held)  # type: ignore[misc]
+        if not self._dense(like):
+            parts = {k: _columns(v, 0) for k, v in self.weights.items()}
+            return [self._alone(t, {k: v[i] for k, v in parts.items()}) for i, t in enumerate(self.t.tolist())]
+        times = self.t.to(like.device, like.real.dtype)
+        return self._written(times.unbind(0), {k: _columns(v, 0) for k, v in self.weights.items()})
+
+    def _alone(self, t: float, held: dict[str, tuple[Tensor, ...]]) -> Together:
+        return lambda y: self.step(t, y, held)
 
     # ---- together ------------------------------------------------------------------------------------------------
 
     def blocks(self, c: int, like: State) -> list[Together]:
         """For j = 0..c-1 the j-th steps of all n/c chunks, as one map of states (n/c, *y.shape)."""
         dense = self._dense(like)
-        times = torch.tensor(self.t, dtype=like.real.dtype, device=like.device).reshape(-1, c)
+        times = self.t.to(like.device, like.real.dtype).reshape(-1, c)
         parts = {}
         for name, v in self.weights.items():
             v = v.reshape(-1, c, *v.shape[1:])
             if dense and v.dim() < 5:  # numbers and vectors stand beside the samples
                 v = v.reshape(*v.shape[:3], *[1] * (5 - v.dim()), *v.shape[3:])
             parts[name] = _columns(v, 1)
-        run = self._stacked if dense else self._mapped
+        if dense:
+            return self._written(times[:, :, None, None].unbind(1), parts)
 
         def step(j: int) -> Together:
             t, held = times[:, j], {k: v[j] for k, v in parts.items()}
-            return lambda y: run(t, y, held)
+            return lambda y: self._mapped(t, y, held)
 
         return [step(j) for j in range(c)]
 
-    def _stacked(self, t: Tensor, y: State, held: dict[str, tuple[Tensor, ...]]) -> State:
-        with Stacked():
-            return self.step(t[:, None, None], y, held)
+    def _written(self, times: Sequence[Tensor], parts: dict[str, list[tuple[Tensor, ...]]]) -> list[Together]:
+        """Steps that make the calls of the first one that is taken, with times and weights of their own."""
+        counts = {k: len(v[0]) for k, v in parts.items()}
+        tapes: list[Tape] = []
+
+        def whole(t: Tensor, y: State, *weights: Tensor) -> State:
+            rest = iter(weights)
+            return self.step(t, y, {k: tuple(islice(rest, n)) for k, n in counts.items()})
+
+        def run(t: Tensor, y: State, weights: list[Tensor]) -> State:
+            if tapes:
+                return tapes[0](t, y, *weights)
+            graph = torch.is_grad_enabled()
+            with torch.enable_grad():  # a method may write over states where none is wanted
+                out, tape = write(whole, t, y, *weights)
+            tapes.append(tape)
+            return out if graph else out.detach()
+
+        def step(j: int, t: Tensor) -> Together:
+            weights = [w for v in parts.values() for w in v[j]]
+            return lambda y: run(t, y, weights)
+
+        return [step(j, t) for j, t in enumerate(times)]
 
     def _mapped(self, t: Tensor, y: State, held: dict[str, tuple[Tensor, ...]]) -> State:
         try:
@@ -130,7 +144,7 @@ class Rows:
             ) from None
 
     def _dense(self, like: State) -> bool:
-        """Whether stacks give what vmap gives, tried once per shape on random weights and states."""
+        """Whether stacks, and calls written down, give what vmap gives: tried once per shape on random numbers."""
         if like.dim() != 2 or any(v.dim() > 4 or k == MASK for k, v in self.weights.items()):
             return False
         key = (self.integrator.name, self.march.field.training, like.shape, like.dtype, like.device, *self.weights)
@@ -138,25 +152,47 @@ class Rows:
             self.works[key] = self._agree(like)
         return self.works[key]
 
-    @torch.no_grad()
     def _agree(self, like: State) -> bool:
+        """On values and derivatives, at numbers that the calls were not written down with."""
         M = next(m for m in (3, 5, 7) if m not in like.shape)  # an axis that is taken for another one shows
         generator = torch.Generator().manual_seed(0)
 
         def drawn(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, dtype=torch.float64).add(0.1).to(like)
+            return torch.rand(shape, generator=generator, dtype=torch.float64).add(0.1).to(like).requires_grad_()
 
-        some = replace(self, shared={k: v.detach() for k, v in self.shared.items()})
-        ws = {k: [drawn(M, *v.shape[2:]) for _ in range(v.shape[1])] for k, v in self.weights.items()}
-        wide = {k: tuple(w.reshape(M, *[1] * (3 - w.dim()), *w.shape[1:]) for w in v) for k, v in ws.items()}
-        t, y = drawn(M), drawn(M, *like.shape)
-        wanted = some._mapped(t, y, {k: tuple(v) for k, v in ws.items()})
-        try:
-            found = some._stacked(t, y, wide)
-        except (RuntimeError, TypeError, ValueError, IndexError):
-            return False
-        near = 1e4 * torch.finfo(like.dtype).eps * wanted.abs().amax()
-        return found.shape == wanted.shape and bool((found - wanted).abs().amax() <= near)
+        shared = {k: v.detach().requires_grad_(v.is_floating_point() or v.is_complex()) for k, v in self.shared.items()}
+        some, t, y = replace(self, shared=shared), drawn(2, M).detach(), drawn(2, M, *like.shape)
+        ws = {k: drawn(2, M, *v.shape[1:]) for k, v in self.weights.items()}
+        leaves = [y, *ws.values(), *(v for v in shared.values() if v.requires_grad)]
+
+        def probed(out: Tensor, seed: Tensor) -> list[Tensor]:
+            return [out.detach(), *torch.autograd.grad(out, leaves, seed, retain_graph=True, materialize_grads=True)]
+
+        def near(found: list[Tensor], wanted: list[Tensor]) -> bool:
+            size = max(float(w.abs().amax()) for w in wanted if w.numel())
+            off = [float((f - w).abs().amax()) for f, w in zip(found, wanted) if w.numel()]
+            return found[0].shape == wanted[0].shape and max(off) <= 1e4 * torch.finfo(like.dtype).eps * size
+
+        def stack(v: Tensor) -> Tensor:
+            return v.reshape(M, *[1] * (3 - v.dim()), *v.shape[1:])
+
+        wide = {k: [tuple(map(stack, v.unbind(1))) for v in w.unbind(0)] for k, w in ws.items()}
+        thin = {k: [v[0].unbind(0) for v in w.unbind(0)] for k, w in ws.items()}
+        seed = drawn(M, *like.shape).detach()
+        first = torch.cat((seed[:1], torch.zeros_like(seed[1:])))
+        with torch.enable_grad():
+            true = some._mapped(t[1], y[1], {k: w[1].unbind(1) for k, w in ws.items()})
+            try:
+                together, alone = (
+                    [step(x) for step, x in zip(some._written(times.unbind(0), parts), states.unbind(0))][1]
+                    for times, states, parts in ((t[:, :, None, None], y, wide), (t[:, 0], y[:, 0], thin))
+                )
+                _, *slopes = probed(true, first)
+                return near(probed(together, seed), probed(true, seed)) and near(
+                    probed(alone, seed[0]), [true[0].detach(), *slopes]
+                )
+            except (RuntimeError, TypeError, ValueError, IndexError):
+                return False
 
     # ---- coarser -------------------------------------------------------------------------------------------------
 
@@ -203,7 +239,7 @@ def rows_of(march: March, theta: Params, own: tuple[Tensor, ...]) -> Rows:
         else:
             index = [depth.support(n, intervals)[0] for n in range(intervals) for _ in range(substeps)]
             weights[name] = c[index][:, None]
-    t = tuple(march.knots[0] + h * i for i in range(intervals * substeps))
+    t = march.knots[0] + h * torch.arange(intervals * substeps, dtype=torch.float64)
     return Rows(march, march.integrator, h, t, weights, shared, _TRIED.setdefault(march, {}))
 
 

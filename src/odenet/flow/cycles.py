@@ -38,6 +38,7 @@ class System(ABC):
     """z_{i+1} = Psi_i(z_i) + tau_i on levels 0 (all steps), 1 (every c-th node), ...; `sizes` steps on each."""
 
     sizes: tuple[int, ...]
+    made: tuple[Tensor, Tensor] | None = None  # nodes of the last level, and the steps that `serial` took from them
 
     @abstractmethod
     def fine(self, level: int, C: Tensor, tau: Tensor | None) -> Tensor:
@@ -78,7 +79,8 @@ class System(ABC):
         for _ in range(relaxations - 1):
             C = torch.cat((z[None], F))
             F = self.fine(level, C[:-1], tau)[:, -1]
-        tau = F - self.coarse(level + 1, C[:-1])
+        known = self.made is not None and self.made[0] is C
+        tau = F - (self.made[1] if known else self.coarse(level + 1, C[:-1]))  # type: ignore[index]
         if level + 2 == len(self.sizes):
             return self.serial(z, tau)
         inner = C[:: self.factor]
@@ -137,11 +139,11 @@ class States(System):
 
     def __init__(self, levels: Sequence[Rows], c: int, like: State, recording: bool = False) -> None:
         self.levels, self.c, self.recording = levels, c, recording
-        self.recorded: tuple[list[Tensor], list[Tensor]] | None = None  # the last correction, see Costates._chain
+        self.recorded: tuple[list[Tensor], Tensor] | None = None  # the last correction, see Costates._chain
         self.sizes = tuple(len(rows) for rows in levels)
         self._blocks = [rows.blocks(c, like) for rows in levels[:-1]]
         self._whole = [None, *(rows.blocks(1, like)[0] for rows in levels[1:])]
-        self._last = list(levels[-1].singles())
+        self._last = levels[-1].singles(like)
 
     def fine(self, level: int, C: Tensor, tau: Tensor | None) -> Tensor:
         made = list[Tensor]()
@@ -160,14 +162,19 @@ class States(System):
             made = [z]
             for step in self._last:
                 made.append(step(made[-1]))
-            return torch.stack(made)
+            Z = torch.stack(made)
+            self.made = Z, Z[1:]
+            return Z
         ins, outs = [z.detach().requires_grad_(self.recording)], list[Tensor]()
         with torch.set_grad_enabled(self.recording):
             for step, t in zip(self._last, tau.unbind(0)):
                 outs.append(step(ins[-1]))
                 ins.append(outs[-1] + t)
-        self.recorded = (ins[:-1], outs) if self.recording else None
-        return torch.stack([x.detach() for x in ins])
+            ends = torch.stack(outs)
+        self.recorded = (ins[:-1], ends) if self.recording else None
+        Z = torch.stack([x.detach() for x in ins])
+        self.made = Z, ends.detach()
+        return Z
 
     def jacobian(self, C: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -204,7 +211,7 @@ class Costates(System):
         self.states, self.starts, self.graph = states, starts, graph
         self.c, self.sizes = states.c, states.sizes
         self.r = None if r is None else r.unflatten(0, (-1, self.c))
-        self._chains: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+        self._chains: dict[int, tuple[list[Tensor], Tensor]] = {}
         self._ones: dict[int, tuple[Tensor, Tensor]] = {}
 
     def pull(self, C: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -221,21 +228,19 @@ class Costates(System):
         at_ends = self.r[:, -1] if level == 0 else self.r.sum(1)
         return torch.cat((at_ends[:-1].flip(0), torch.zeros_like(at_ends[:1])))
 
+    def ends(self, pulled: Tensor) -> Tensor:
+        """p at the ends of all chunks, (M, ...) in the order of this system, from the cotangents of their starts."""
+        enters = self.entering(0)
+        return pulled.flip(0) if enters is None else pulled.flip(0) + enters
+
     def fine(self, level: int, C: Tensor, tau: Tensor | None) -> Tensor:
         if level == 0:
-            ends = self.pull(C.flip(0), [self.starts])[0].flip(0)
-            enters = self.entering(0)
-            return (ends if enters is None else ends + enters)[:, None]
+            return self.ends(self.pull(C.flip(0), [self.starts])[0])[:, None]
         ins, outs = self._chain(level)
-        seeds = [torch.zeros_like(C) for _ in outs]
-        enters = torch.zeros_like(C) if tau is None else tau.flip(0)
-        for j in range(self.c - 1):
-            seeds[j] = seeds[j] if tau is None else enters[j + 1 :: self.c]
-        seeds[-1] = C.flip(0)
-        found = list(torch.autograd.grad(outs, ins, seeds, retain_graph=True))
-        if tau is not None:
-            found = [g + enters[j :: self.c] for j, g in enumerate(found)]
-        return torch.stack(found[::-1], 1).flip(0)
+        enters = torch.zeros_like(outs) if tau is None else tau.flip(0).unflatten(0, (-1, self.c)).transpose(0, 1)
+        seeds = torch.cat((enters[1:], C.flip(0)[None]))
+        found = torch.stack(torch.autograd.grad(outs, ins, seeds, retain_graph=True)) + enters
+        return found.transpose(0, 1).flip(0, 1)
 
     def coarse(self, level: int, C: Tensor) -> Tensor:
         if level not in self._ones:
@@ -247,9 +252,12 @@ class Costates(System):
 
     def serial(self, z: State, tau: Tensor | None) -> Tensor:
         ins, outs = self._chain(len(self.sizes) - 1)
-        enters = [torch.zeros_like(z)] * len(outs) if tau is None else list(tau.flip(0).unbind(0))
-        found = torch.autograd.grad(outs, ins, [*enters[1:], z], retain_graph=True)
-        return torch.stack([z, *(g + e for g, e in zip(found[::-1], enters[::-1]))])
+        enters = torch.zeros_like(outs) if tau is None else tau.flip(0)
+        seeds = torch.cat((enters[1:], z[None]))
+        found = torch.stack(torch.autograd.grad(outs, ins, seeds, retain_graph=True)).flip(0)
+        Z = torch.cat((z[None], found + enters.flip(0)))
+        self.made = Z, found
+        return Z
 
     def jacobian(self, C: Tensor) -> Tensor:
         return jacobians(self.graph[-1], self.starts).mT.flip(0)
@@ -258,7 +266,7 @@ class Costates(System):
         """The states before the steps of a level, without a graph."""
         return self.starts.detach()[:: self.c ** (level - 1)]
 
-    def _chain(self, level: int) -> tuple[list[Tensor], list[Tensor]]:
+    def _chain(self, level: int) -> tuple[list[Tensor], Tensor]:
         """Inputs and outputs of steps, each linearised at its given state, linked one to the next by the graph."""
         last = level == len(self.sizes) - 1
         if level == 1 and last and self.states.recorded is not None:
@@ -274,5 +282,5 @@ class Costates(System):
                 outs.append(step(ins[-1]))
                 if j + 1 < len(steps):
                     ins.append(outs[-1] + (given[j + 1] - outs[-1]).detach())
-        self._chains[level] = ins, outs
-        return ins, outs
+            self._chains[level] = ins, torch.stack(outs)
+        return self._chains[level]

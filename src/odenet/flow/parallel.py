@@ -41,8 +41,8 @@ NEAR = 0.1  # how far, relative to its size, a start may move while the states k
 
 @dataclass(frozen=True)
 class Achieved:
-    """What the last solve did: corrections and residuals, relative to the largest state, of states and costates (None
-    before there are any)."""
+    """What the last solve did: corrections and residuals, relative to the largest of all, of states and costates (None
+    before there are any). Both residuals come out of the sweeps that make the gradient and cost nothing."""
 
     iterations: int
     residual: float
@@ -216,9 +216,12 @@ class Run(torch.autograd.Function):
                 r[ctx.steps - 1 :: ctx.steps] = g[1:]
                 end = g[-1]
             system = Costates(states, starts, graph, r)
-            P = costates(ctx.how, ctx.march, ctx.plan, system, end)
+            P, done = costates(ctx.how, ctx.march, ctx.plan, system, end)
             inputs = [starts, *(v for v in leaves if v.requires_grad)]
             first, *rest = system.pull(P[:-1].flip(0), inputs)
+            left = residual(P, system.ends(first))
+            ctx.how._achieved = (*(ctx.how._achieved or (0, 0.0))[:2], done, left)
+            ctx.how.tell(ctx.march, ctx.plan, "costates", left)
             grads = iter(rest)
             total = [first[0] + g[0] if ctx.save else first[0]]
             total += [_filled(next(grads), v) if v.requires_grad else None for v in leaves]
@@ -237,7 +240,9 @@ def solved(how: Parallel, march: March, plan: Plan, rows: Any, y0: State, graph:
         for _ in range(how.levels - 1):
             below = below.coarse(c, how.coarse or march.integrator)
             levels.append(below)
-        system = States([rows.detached(), *levels[1:]], c, y0, recording=graph)
+    with torch.set_grad_enabled(graph):
+        system = States(levels, c, y0, recording=graph)
+    with torch.no_grad():
         guess = how.guess(march, "states", y0, y0.shape) if graph else None
         if guess is None:
             C = y0.expand(len(rows) // c + 1, *y0.shape) if c == 1 and plan.newton else system.start(y0)
@@ -248,24 +253,20 @@ def solved(how: Parallel, march: March, plan: Plan, rows: Any, y0: State, graph:
         how.keep(march, "states", C)
     with torch.set_grad_enabled(graph):
         starts = C[:-1].detach().requires_grad_(graph)
-        whole = States([rows, *levels[1:]], c, y0).chain(starts) if graph else system.chain(starts)
+        whole = system.chain(starts)
     left = residual(C, whole[-1].detach())
     how._achieved = (done, left)
     how.tell(march, plan, "states", left)
     return system, starts, whole
 
 
-def costates(how: Parallel, march: March, plan: Plan, system: Costates, end: Tensor) -> Tensor:
-    """p at the ends of the chunks, from the last one backwards, (M + 1, ...)."""
+def costates(how: Parallel, march: March, plan: Plan, system: Costates, end: Tensor) -> tuple[Tensor, int]:
+    """p at the ends of the chunks, from the last one backwards, (M + 1, ...), and the number of corrections."""
     guess = how.guess(march, "costates", end, end.shape)
     C = system.start(end, system.entering(1)) if guess is None else torch.cat((end[None], guess[1:]))
     C, done = solve(system, plan, end, C)
     how.keep(march, "costates", C)
-    left = residual(C, system.fine(0, C[:-1], None)[:, -1]) if plan.tolerance is not None else torch.tensor(math.nan)
-    how._achieved = (*(how._achieved or (0, 0.0))[:2], done, left)
-    if plan.tolerance is not None:
-        how.tell(march, plan, "costates", left)
-    return C
+    return C, done
 
 
 def _show(march: March, watch: Any, record: Record, y0: State, x: Any) -> None:
