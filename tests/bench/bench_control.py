@@ -1,18 +1,21 @@
-"""Seconds to a test accuracy: prox_msa and Adam, both tuned, five seeds, in turn; and full batches of sqh.
+"""Seconds to a test accuracy: training methods of control theory and Adam, all tuned, five seeds, in turn; and sqh.
 
-    python tests/bench/bench_control.py                     all tasks; about half an hour on one core
+    python tests/bench/bench_control.py                     all tasks; a quarter of an hour on one core
     python tests/bench/bench_control.py spirals moons --seeds 3
     python tests/bench/bench_control.py sqh                 loss by iteration and accuracy of sqh, full batch
 
-Every setting of both grids is tried on two seeds that are not used again, in turns, and the best of each method, by the
-median of seconds to the target, goes to the comparison, where the methods alternate too. Seconds are processor time of
-the training steps alone; accuracy is looked at every few steps and is not counted.
+Tuning: every setting of every grid (eight each) on three seeds that are not used again, in turns, until the accuracy on
+the validation part reaches the target; the median of the seconds decides. A run that takes four times as long as the
+best setting's median so far is stopped and counts as never. Comparison: seeds 0, 1, ..., the methods alternate, until
+the accuracy on the test part reaches the target. Seconds are processor time of the training steps alone; accuracy is
+looked at after every step and is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -26,76 +29,97 @@ import odenet as on
 from odenet.train import METHODS, Run, tasks
 from odenet.train.methods import total_of
 
-NETS: dict[str, tuple[str, Callable[[int], nn.Module], int, int]] = {  # data, net, look every, most steps
-    "digits resnet": ("digits", lambda s: on.nets.resnet(64, 10, width=64, steps=10, span=(0, 2), seed=s), 10, 400),
-    "digits antisymmetric": (
-        "digits", lambda s: on.nets.antisymmetric(64, 10, width=64, steps=10, span=(0, 2), seed=s), 10, 400,
-    ),
-    "digits hamiltonian": (
-        "digits", lambda s: on.nets.hamiltonian(64, 10, width=64, steps=10, span=(0, 2), seed=s), 10, 400,
-    ),
-    "spirals resnet": ("spirals", lambda s: on.nets.resnet(2, 2, width=16, steps=10, span=(0, 4), seed=s), 20, 1500),
-    "moons resnet": ("moons", lambda s: on.nets.resnet(2, 2, width=16, steps=10, span=(0, 4), seed=s), 10, 1000),
-    "swiss_roll antisymmetric": (
-        "swiss_roll", lambda s: on.nets.antisymmetric(2, 2, width=16, steps=10, span=(0, 4), seed=s), 20, 1500,
-    ),
-}  # fmt: skip
-GRIDS: dict[str, list[dict[str, Any]]] = {
-    "adam": [{"lr": lr, "batch": b} for b in (32, 128) for lr in (1e-3, 3e-3, 1e-2, 3e-2)],
-    "prox_msa": [{"rho": rho, "batch": b} for b in (32, 128) for rho in (1.0, 2.0, 5.0, 10.0)],
+
+def dense(kind: str, words: dict[str, Any]) -> Callable[[int], nn.Module]:
+    return lambda seed: getattr(on.nets, kind)(seed=seed, **words)
+
+
+DIGITS = dict(dim_in=64, dim_out=10, width=64, steps=10, span=(0, 2))
+PLANE = dict(dim_in=2, dim_out=2, width=16, steps=10, span=(0, 4))
+NETS: dict[str, tuple[str, Callable[[int], nn.Module], int]] = {  # data, net by seed, most steps
+    "digits resnet": ("digits", dense("resnet", DIGITS), 400),
+    "digits antisymmetric": ("digits", dense("antisymmetric", DIGITS), 400),
+    "digits hamiltonian": ("digits", dense("hamiltonian", DIGITS), 400),
+    **{
+        f"{name} resnet": (name, dense("resnet", PLANE), 1500)
+        for name in ("circles", "donut", "moons", "spirals", "squares")
+    },
+    "swiss_roll antisymmetric": ("swiss_roll", dense("antisymmetric", PLANE), 1500),
 }
+SIZES = (32, 128)  # of batches
+GRIDS: dict[str, list[dict[str, Any]]] = {
+    "adam": [{"lr": lr, "batch": b} for b in SIZES for lr in (3e-3, 1e-2, 3e-2, 1e-1)],
+    "prox_msa": [{"rho": rho, "batch": b} for b in SIZES for rho in (1.0, 2.0, 5.0, 10.0)],
+    "kfac": [{"rho": rho, "batch": b} for b in SIZES for rho in (2.5, 5.0, 10.0, 20.0)],
+    "varpro": [{"iterations": k, "ridge": r, "batch": b} for b in (128, 512) for r in (1e-3, 1e-2) for k in (4, 12)],
+}
+TUNING = (100, 101, 102)
+PATIENCE = 4.0
 
 
-def run(task: str, method: str, setting: dict[str, Any], seed: int, target: float) -> dict[str, Any]:
-    """One training run until the accuracy on the test part reaches the target: seconds and steps, None if never."""
-    data, make, every, most = NETS[task]
+def run(
+    task: str, method: str, setting: dict[str, Any], seed: int, target: float, tuning: bool, limit: float = math.inf
+) -> dict[str, Any]:
+    """One run until the accuracy on the validation or test part reaches the target: seconds and steps, inf if never."""
+    data, make, most = NETS[task]
     problem = tasks.resolve(data, loss=None, validation=None, test=None, holdout=0.2, seed=0)
+    part = problem.validation if tuning else problem.test
     net, words = make(seed), {"lr": 1e-2, **setting}
     batch, lr = words.pop("batch"), words.pop("lr")
-    advance = METHODS.get(method).begin(Run(net=net, losses=lambda b: problem.losses(net, b), lr=lr, options=words))
+    advance = METHODS.get(method).begin(Run(
+        net=net, losses=lambda b: problem.losses(net, b), lr=lr, options=words,
+        terminal=lambda output, b: problem.loss(output, b[1]),
+    ))  # fmt: skip
     generator, seconds, best = torch.Generator().manual_seed(seed), 0.0, 0.0
     for k in range(1, most + 1):
         given = problem.sample(batch, generator)
         since = time.process_time()
         loss = float(total_of(advance(given)).detach())
         seconds += time.process_time() - since
-        if not loss < 1e6:
+        if not loss < 1e6 or seconds > limit:
             break
-        if k % every == 0:
-            best = max(best, problem.score(net)["accuracy"])
-            if best >= target:
-                return {"seconds": seconds, "steps": k, "best": best}
-    return {"seconds": None, "steps": None, "best": best}
+        best = max(best, problem.measure(net, part)["accuracy"])
+        if best >= target:
+            return {"seconds": seconds, "steps": k, "best": best}
+    return {"seconds": math.inf, "steps": math.inf, "best": best}
 
 
-def middle(rows: list[dict[str, Any]], what: str) -> float:
-    """Median, infinite where half of the runs never got there."""
-    return statistics.median(float("inf") if r[what] is None else r[what] for r in rows)
+def tuned(task: str, target: float) -> dict[str, dict[str, Any]]:
+    """The setting of every method with the smallest median of seconds on the validation part."""
+    best: dict[str, tuple[float, dict[str, Any]]] = {m: (math.inf, grid[0]) for m, grid in GRIDS.items()}
+    for k, method in itertools.product(range(max(map(len, GRIDS.values()))), GRIDS):
+        setting, limit = GRIDS[method][k], PATIENCE * best[method][0]
+        found = statistics.median(run(task, method, setting, seed, target, True, limit)["seconds"] for seed in TUNING)
+        best[method] = min(best[method], (found, setting), key=lambda b: b[0])
+    return {method: setting for method, (_, setting) in best.items()}
 
 
 def compared(task: str, seeds: int, target: float) -> list[dict[str, Any]]:
-    tried: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for seed, k in itertools.product((100, 101), range(len(GRIDS["adam"]))):
-        for method, grid in GRIDS.items():
-            tried.setdefault((method, k), []).append(run(task, method, grid[k], seed, target))
-    best = {}
-    for method, grid in GRIDS.items():
-        worst_first = sorted(range(len(grid)), key=lambda k: [max(r["seconds"] or 1e9 for r in tried[method, k])])
-        best[method] = grid[worst_first[0]]
+    chosen = tuned(task, target)
     rows: dict[str, list[dict[str, Any]]] = {m: [] for m in GRIDS}
     for seed in range(seeds):
         for method in GRIDS if seed % 2 else reversed(GRIDS):
-            rows[method].append(run(task, method, best[method], seed, target))
+            rows[method].append(run(task, method, chosen[method], seed, target, False))
     found = []
     for method, each in rows.items():
-        found.append({
-            "task": task, "target": target, "method": method, **best[method],
-            "median_seconds": middle(each, "seconds"), "median_steps": middle(each, "steps"),
-            "seconds": [r["seconds"] for r in each], "steps": [r["steps"] for r in each],
-        })  # fmt: skip
-        print(f"{task:26} {method:9} {best[method]!s:30} {found[-1]['median_seconds']:8.3f} s", end=" ")
-        print(f"{found[-1]['median_steps']:6.0f} steps; {sum(r['seconds'] is None for r in each)} never", flush=True)
+        seconds, steps = ([r[what] for r in each] for what in ("seconds", "steps"))
+        medians = {"median_seconds": statistics.median(seconds), "median_steps": statistics.median(steps)}
+        never = sum(map(math.isinf, seconds))
+        row = {"task": task, "target": target, "method": method, "setting": chosen[method], **medians, "never": never}
+        found.append({**row, "seconds": seconds, "steps": steps, "best": [r["best"] for r in each]})
+        ratio = found[-1]["median_seconds"] / found[0]["median_seconds"]
+        print(
+            f"{task:26} {method:9} {chosen[method]!s:48} {row['median_seconds']:8.3f} s, adam x {ratio:5.2f},", end=" "
+        )
+        print(f"{row['median_steps']:6.0f} steps; {never} never", flush=True)
     return found
+
+
+def spoken(value: Any) -> Any:
+    """None for what is infinite, which JSON does not know."""
+    if isinstance(value, list):
+        return [spoken(v) for v in value]
+    return None if value == math.inf else value
 
 
 def sqh(seeds: int, steps: int = 40) -> list[dict[str, Any]]:
@@ -125,7 +149,10 @@ def main() -> None:
         return
     chosen = [t for t in NETS if not given.tasks or any(word in t for word in given.tasks)]
     rows = [row for task in chosen for row in compared(task, given.seeds, given.target)]
-    save("control", {"grids": GRIDS, "target": given.target, "rows": rows})
+    save(
+        "control",
+        {"grids": GRIDS, "target": given.target, "rows": [{k: spoken(v) for k, v in r.items()} for r in rows]},
+    )
 
 
 if __name__ == "__main__":

@@ -74,8 +74,8 @@ def fit(
     data:      a data set's name, Dataset, Problem, DataLoader, or tensors (x, y), `holdout` of which is for the score
     method:    "adam", "adamw", "sgd" (momentum=, nesterov=), "lbfgs"; of second order "gauss_newton" (damping=),
                "varpro" (ridge=), "slimtrain" (memory=); of optimal control
-               "sqh", "emsa" (rho=), "prox_msa" (rho=, eps=), "msa", "binary_msa", "ternary_msa"; further words are its
-               options
+               "sqh", "emsa" (rho=), "prox_msa", "kfac", "snopt" (rho=, eps=), "msa", "binary_msa", "ternary_msa";
+               further words are its options
     batch:     batch size; None: the method's own (128; lbfgs: all data)
     schedule:  of the learning rate: a name from train.schedules ("cosine", "one_cycle", ...)
     penalty:   weights of depth penalties such as {"h1": 1e-3, "l2": 1e-4}, or a function of the net, or of the net

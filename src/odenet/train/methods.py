@@ -66,25 +66,37 @@ def descent(make: Callable[..., torch.optim.Optimizer], allowed: tuple[str, ...]
 
     def begin(run: Run) -> Advance:
         weights = trained(run, allowed)
-        optimiser = _made(make, weights, lr=run.lr, weight_decay=run.weight_decay, **run.options)
-        schedule = run.schedule(optimiser) if run.schedule else None
-
-        def advance(batch: Any) -> dict[str, Tensor]:
-            optimiser.zero_grad(set_to_none=True)
-            losses = run.losses(batch)
-            total = total_of(losses)
-            if torch.isfinite(total.detach()):
-                total.backward()
-                if run.clip is not None:
-                    nn.utils.clip_grad_norm_(weights, run.clip)
-                optimiser.step()
-                if schedule is not None:
-                    schedule.step()
-            return losses
-
-        return advance
+        return descending(run, _made(make, weights, lr=run.lr, weight_decay=run.weight_decay, **run.options))
 
     return begin
+
+
+def descending(
+    run: Run,
+    optimiser: torch.optim.Optimizer,
+    before: Callable[[], None] = lambda: None,
+    after: Callable[[], None] = lambda: None,
+) -> Advance:
+    """One step of the optimiser for every batch whose loss is finite, between what is done before and after it."""
+    weights = [p for group in optimiser.param_groups for p in group["params"]]
+    schedule = run.schedule(optimiser) if run.schedule else None
+
+    def advance(batch: Any) -> dict[str, Tensor]:
+        run.net.zero_grad(set_to_none=True)
+        losses = run.losses(batch)
+        total = total_of(losses)
+        if torch.isfinite(total.detach()):
+            total.backward()
+            before()
+            if run.clip is not None:
+                nn.utils.clip_grad_norm_(weights, run.clip)
+            optimiser.step()
+            if schedule is not None:
+                schedule.step()
+            after()
+        return losses
+
+    return advance
 
 
 def quasi_newton(run: Run) -> Advance:

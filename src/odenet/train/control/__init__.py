@@ -5,6 +5,7 @@ from __future__ import annotations
 from .affine import Affine, gather
 from .augmented import Augmented
 from .discrete import chosen
+from .kronecker import Kronecker
 from .maximum_principle import pmp_gap
 from .packed import load_packed, pack, save_packed, unpack
 from .proximal import Proximal
@@ -15,6 +16,7 @@ from .variable_projection import Tikhonov
 __all__ = [
     "Affine",
     "Augmented",
+    "Kronecker",
     "Plan",
     "Proximal",
     "Tikhonov",

@@ -5,8 +5,12 @@ A weight that is used as y = W x + b, in whatever places of the net, has on a ba
     C = (1/S) sum x^ x^^T,    x^ = (x, 1) where b belongs to W,       P = (1/S) sum r x^^T = -dJ/d(W, b)
 
 summed over samples and places (stages of a step, steps that share it, pixels under a kernel), with the costates r of
-the outputs y. Whether that is all a weight does is seen from P: it is minus the gradient then, and else the weight
-has other uses too (normed, interpolated in depth, inside a fused recurrent layer) or hidden by a reversible gradient.
+the outputs y. Whether that is all a weight does is seen from P: it is minus the gradient then, and else the weight has
+other uses too (normed, interpolated in depth, inside a fused recurrent layer) or hidden by a reversible gradient.
+
+With the mean B of r r^T over samples and places, C (x) B is its block of a Fisher matrix as if costates did not depend
+on what entered, nor on the costates of other places: Martens & Grosse (2015), ICML; under kernels Grosse & Martens
+(2016), ICML; along a differential equation Liu, Chen & Theodorou (2021), NeurIPS.
 """
 
 from __future__ import annotations
@@ -29,7 +33,9 @@ class Affine:
     turned:  (1/S) sum z z^T (N, o, o) of the places where it is used as y = K^T z, if there are any
     skew:    K = W - W^T + const instead of K = W
     places:  (N,) uses of the layer in one pass
-    slope:   P of K (N, o, i or i + 1), and left: (1/S) sum r r^T (N, o, o) over places y = K x; with costates=True
+    slope:   P of K (N, o, i or i + 1), with costates=True
+    left:    B (N, o, o), the mean of r r^T over places y = K x; back: the same (N, i, i) over places y = K^T z
+    samples: S
     """
 
     weight: nn.Parameter
@@ -40,6 +46,8 @@ class Affine:
     places: Tensor
     slope: Tensor | None = None
     left: Tensor | None = None
+    back: Tensor | None = None
+    samples: int = 1
 
     def matrix(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(W, b), or anything of their shapes, as (N, o, i or i + 1)."""
@@ -64,26 +72,39 @@ class Affine:
 
 
 def gather(
-    parameters: Iterable[nn.Parameter], loss: Callable[[], Tensor], samples: int, costates: bool = False
+    parameters: Iterable[nn.Parameter],
+    loss: Callable[[], Tensor],
+    samples: int,
+    costates: bool = False,
+    drawn: Callable[[], tuple[Tensor, Iterable[Tensor]]] | None = None,
 ) -> tuple[list[Tensor | None], list[Affine]]:
     """Gradients of the parameters and statistics of those seen as affine maps, from one evaluation of loss().
 
-    samples: S; costates: with P and the statistic of costates. The loss is a mean over the samples.
+    samples: S; costates: with P and the statistics of costates. The loss is a mean over the samples.
+    drawn:   called after loss(): outputs of the net and cotangents of them, whose sum of statistics takes the place of
+             that of the loss's own costates
     """
     own = list(parameters)
     with _Watch(own) as watch:
         total = loss()
     uses = _traced(watch.uses, own)
     outputs = [u.left for u in uses] if costates else []
-    found = (
-        torch.autograd.grad(total, [*own, *outputs], allow_unused=True) if total.requires_grad else [None] * len(own)
-    )
-    groups: dict[int, list[_Use]] = {}
-    slopes: dict[int, Tensor | None] = {id(u): g for u, g in zip(uses, found[len(own) :])}
-    for use in uses:
-        groups.setdefault(id(use.weight), []).append(use)
+    found: Sequence[Tensor | None] = [None] * len(own)
+    others: list[Sequence[Tensor | None]] = []
+    if total.requires_grad:
+        found = torch.autograd.grad(total, [*own, *outputs], allow_unused=True, retain_graph=drawn is not None)
+        z, cotangents = (total, ()) if drawn is None else drawn()
+        for c in cotangents:
+            others.append(torch.autograd.grad(z, outputs, c, allow_unused=True, retain_graph=True))
+    groups: dict[int, list[int]] = {}
+    for k, use in enumerate(uses):
+        groups.setdefault(id(use.weight), []).append(k)
+    seen = []
     with torch.no_grad():
-        return list(found[: len(own)]), [_summed(g, samples, slopes if costates else None) for g in groups.values()]
+        for at in groups.values():
+            slopes = [found[len(own) + k] for k in at] if costates and total.requires_grad else None
+            seen.append(_summed([uses[k] for k in at], samples, slopes, [[o[k] for k in at] for o in others]))
+    return list(found[: len(own)]), seen
 
 
 class _Use(NamedTuple):
@@ -240,33 +261,35 @@ def _source(K: Tensor, parameters: Sequence[nn.Parameter]) -> nn.Parameter | Non
     return None
 
 
-def _summed(uses: list[_Use], samples: int, slopes: dict[int, Tensor | None] | None) -> Affine:
+def _summed(
+    uses: list[_Use], samples: int, slopes: list[Tensor | None] | None, others: list[list[Tensor | None]]
+) -> Affine:
+    """The statistics of one weight; slopes: cotangents of its uses, others: those that are squared instead of them."""
     weight, layers, skew = uses[0].weight, uses[0].layers, uses[0].skew
     biases = {id(u.bias[0]): u.bias[0] for u in uses if u.bias is not None}
     fits = all(u.bias is None or u.bias[1] == u.row for u in uses)
     bias = next(iter(biases.values())) if len(biases) == 1 and fits else None
-    straight, back = ([u for u in uses if u.turned is way] for way in (False, True))
-    entered = [(u.row, _with_one(u, bias)) for u in straight]
-    turned = [(u.row, u.entered()) for u in back]
+    straight, turned = ([k for k, u in enumerate(uses) if u.turned is way] for way in (False, True))
+    entered = {k: u.entered() if u.turned else _with_one(u, bias) for k, u in enumerate(uses)}
     o, i = uses[0].shape[0], uses[0].shape[1:].numel()
-    C = _squares(entered, layers, i + (bias is not None), weight) / samples
-    B = _squares(turned, layers, o, weight) / samples if turned else None
+    C, n = _squares([(uses[k].row, entered[k]) for k in straight], layers, i + (bias is not None), weight)
+    Z, m = _squares([(uses[k].row, entered[k]) for k in turned], layers, o, weight)
     places = torch.bincount(torch.tensor([u.row for u in uses]), minlength=layers)
-    P = left = None
+    P = left = back = None
     if slopes is not None:
         P = weight.new_zeros(layers, o, i + (bias is not None))
-        cotangents = []
-        for u, (row, x) in zip([*straight, *back], [*entered, *turned]):
-            g = slopes[id(u)]
+        for u, x, g in zip(uses, entered.values(), slopes):
             if g is not None:
-                r = -u.rows(g)
-                if u.turned:
-                    P[row, :, :i] += x.mT @ r
-                else:
-                    P[row] += r.mT @ x
-                    cotangents.append((row, r))
-        left = _squares(cotangents, layers, o, weight) * samples  # r of one sample is S times as large
-    return Affine(weight, bias, C, B, skew, places, P, left)
+                P[u.row] -= F.pad(x.mT @ u.rows(g), (0, P.shape[-1] - i)) if u.turned else u.rows(g).mT @ x
+        B, Q = weight.new_zeros(layers, o, o), weight.new_zeros(layers, i, i)
+        for each in others or [slopes]:
+            at = {k: (uses[k].row, uses[k].rows(g)) for k, g in enumerate(each) if g is not None}
+            B += _squares([at[k] for k in straight if k in at], layers, o, weight)[0]
+            Q += _squares([at[k] for k in turned if k in at], layers, i, weight)[0]
+        # r of one sample is S times as large: S^2 / (S n) over n places
+        left = samples**2 * B / n.clamp(min=1)
+        back = samples**2 * Q / m.clamp(min=1) if turned else None
+    return Affine(weight, bias, C / samples, Z / samples if turned else None, skew, places, P, left, back, samples)
 
 
 def _with_one(use: _Use, bias: Tensor | None) -> Tensor:
@@ -274,13 +297,14 @@ def _with_one(use: _Use, bias: Tensor | None) -> Tensor:
     return x if bias is None else F.pad(x, (0, 1), value=float(use.bias is not None))
 
 
-def _squares(parts: list[tuple[int, Tensor]], layers: int, width: int, like: Tensor) -> Tensor:
-    """sum x^T x by layer, (layers, width, width)."""
+def _squares(parts: list[tuple[int, Tensor]], layers: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """sum x^T x by layer, (layers, width, width), and the numbers of rows x (layers, 1, 1)."""
     rows: list[list[Tensor]] = [[] for _ in range(layers)]
     for row, x in parts:
         rows[row].append(x)
     whole = [torch.cat(xs) if len(xs) > 1 else xs[0] if xs else like.new_zeros(0, width) for xs in rows]
+    count = like.new_tensor([len(x) for x in whole])[:, None, None]
     if len({len(x) for x in whole}) == 1:
         X = torch.stack(whole)
-        return X.mT @ X
-    return torch.stack([x.mT @ x for x in whole])
+        return X.mT @ X, count
+    return torch.stack([x.mT @ x for x in whole]), count

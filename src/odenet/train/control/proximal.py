@@ -17,6 +17,7 @@ to FOOF (Benzing 2022) and LocoProp (Amid et al. 2022); control theory derives i
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,21 +32,36 @@ OPTIONS = ("rho", "eps", "memory", "refresh", "momentum")
 SEEN = 1e-3  # relative difference of -P and the gradient below which P is all there is (float32)
 
 
-class Proximal:
+class Preconditioner(ABC):
+    """What turns the gradient of one weight, and of its bias, into the direction of its step."""
+
+    def __init__(self, seen: Affine) -> None:
+        self.weight, self.bias, self.skew = seen.weight, seen.bias, seen.skew
+        self.layers, self.width = seen.entered.shape[:2]
+
+    @abstractmethod
+    def update(self, seen: Affine) -> None:
+        """Average the statistics of a batch in."""
+
+    @abstractmethod
+    def direction(self, G: Tensor) -> Tensor:
+        """The direction for gradients G (N, o, i or i + 1) of the N layers of the weight."""
+
+
+class Proximal(Preconditioner):
     """The statistics of one weight, averaged over batches, and the solve with them.
 
     length: of the knot intervals in which a layer acts, over the number of places (N,); 1 outside of flows
     """
 
     def __init__(self, seen: Affine, length: Tensor, eps: float, memory: float) -> None:
-        self.weight, self.bias, self.skew = seen.weight, seen.bias, seen.skew
+        super().__init__(seen)
         self.length, self.eps, self.memory = length, eps, memory
         self.entered, self.turned = seen.entered, seen.turned
         self._factor()
 
     def update(self, seen: Affine) -> None:
-        """Average the statistics of a batch in."""
-        seen = seen.alone() if self.bias is None and seen.bias is not None else seen
+        """Average the statistics of a batch in, those of inputs."""
         self.entered = torch.lerp(seen.entered, self.entered, self.memory)
         if self.turned is not None and seen.turned is not None:
             self.turned = torch.lerp(seen.turned, self.turned, self.memory)
@@ -144,25 +160,51 @@ def prox_msa(run: Run) -> Advance:
     than act on states, such as a kernel and its transpose: those whose gradient P is not, on the first batch. The
     history has the share of entries that are solved for as "solved".
     """
-    own = trained(run, OPTIONS)
     words = {"rho": 5.0, "eps": 0.3, "memory": 0.9, "refresh": 5, "momentum": 0.0, **run.options}
-    _check(words)
-    span, mine = lengths(run.net), dict[int, Proximal]()
+    own = trained(run, OPTIONS)
+    check(words)
+    span = lengths(run.net)
+
+    def begun(seen: Affine) -> Proximal:
+        length = span.get(id(seen.weight))
+        scale = torch.ones(len(seen.places)) if length is None else length / seen.places
+        return Proximal(seen, scale.to(seen.entered), words["eps"], words["memory"])
+
+    return preconditioned(run, own, words, begun)
+
+
+def preconditioned(
+    run: Run,
+    own: list[nn.Parameter],
+    words: dict[str, Any],
+    begun: Callable[[Affine], Preconditioner],
+    renewed: bool = False,
+    drawn: Callable[[Any], tuple[Tensor, Sequence[Tensor]]] | None = None,
+) -> Advance:
+    """Steps of length 1 / rho along the directions of preconditioners, and of Adam for the weights without one.
+
+    words:   rho, momentum, refresh and perhaps the radius of a trust region
+    begun:   the preconditioner of a weight from its first batch
+    renewed: its updates need costates too: those of the loss or, with `drawn`, of other cotangents (see `gather`)
+    """
+    mine = dict[int, Preconditioner]()
     optimisers: list[torch.optim.Optimizer] = []
     schedules: list[Any] = []
-    k = 0
+    k, radius = 0, words.get("radius", math.inf)
+
+    def look(losses: Callable[[], Tensor], batch: Any, costates: bool) -> tuple[list[Tensor | None], list[Affine]]:
+        other = None if drawn is None else lambda: drawn(batch)
+        return gather(own, losses, samples_of(batch), costates=costates, drawn=other)
 
     def begin(losses: Callable[[], Tensor], batch: Any, before: dict[str, Tensor]) -> list[Tensor | None]:
         """The first batch decides which weights are preconditioned."""
-        gradients, seen = gather(own, losses, samples_of(batch), costates=True)
+        gradients, seen = look(losses, batch, True)
         if not math.isfinite(float(total_of(before).detach())):
             return gradients
         at = {id(p): g for p, g in zip(own, gradients)}
         for one in (_whole(s, at, taken(mine)) for s in seen):
             if one is not None:
-                length = span.get(id(one.weight))
-                scale = torch.ones(len(one.places)) if length is None else length / one.places
-                mine[id(one.weight)] = Proximal(one, scale.to(one.entered), words["eps"], words["memory"])
+                mine[id(one.weight)] = begun(one)
         if not mine:
             raise Incompatible(
                 f"no weight of {type(run.net).__name__} is seen as a matrix or kernel that acts on states, so there is "
@@ -192,19 +234,23 @@ def prox_msa(run: Run) -> Advance:
         elif k % min(words["refresh"], 1 + k // 10):  # they change fast at first
             gradients = torch.autograd.grad(losses(), own, allow_unused=True)
         else:
-            gradients, seen = gather(own, losses, samples_of(batch))
+            gradients, seen = look(losses, batch, renewed)
             if math.isfinite(float(total_of(before).detach())):
                 for new in seen:
-                    if id(new.weight) in mine:
-                        mine[id(new.weight)].update(new)
+                    if (one := mine.get(id(new.weight))) is not None:
+                        one.update(new.alone() if one.bias is None and new.bias is not None else new)
         if not math.isfinite(float(total_of(before).detach())):
             return before
         for p, g in zip(own, gradients):
             p.grad = g
         if run.clip is not None:
             nn.utils.clip_grad_norm_(own, run.clip)
-        for one in mine.values():
-            _precondition(one, run.weight_decay)
+        moved = torch.stack([_precondition(one, run.weight_decay) for one in mine.values()]).sum()
+        if radius < math.inf:  # moved / rho^2 is D' F D of the step
+            share = (2 * radius * words["rho"] ** 2 / moved).sqrt().clamp(max=1.0)
+            for group in optimisers[0].param_groups:
+                for p in group["params"]:
+                    p.grad *= share
         for stepped in (*optimisers, *schedules):
             stepped.step()
         k += 1
@@ -213,7 +259,7 @@ def prox_msa(run: Run) -> Advance:
     return advance
 
 
-def taken(mine: dict[int, Proximal]) -> set[int]:
+def taken(mine: dict[int, Preconditioner]) -> set[int]:
     """ids of the weights and biases that are solved for."""
     return {id(p) for one in mine.values() for p in (one.weight, one.bias) if p is not None}
 
@@ -231,21 +277,25 @@ def _whole(seen: Affine, gradients: dict[int, Tensor | None], held: set[int]) ->
 
 
 @torch.no_grad()
-def _precondition(one: Proximal, weight_decay: float) -> None:
+def _precondition(one: Preconditioner, weight_decay: float) -> Tensor:
+    """Puts the direction D in the place of the gradient G; returns <D, G>."""
     parts = [p for p in (one.weight, one.bias) if p is not None]
-    i = one.entered.shape[-1] - (one.bias is not None)
+    i = one.width - (one.bias is not None)
     slopes = [weight_decay * p if p.grad is None else p.grad + weight_decay * p for p in parts]
-    D = one.direction(torch.cat([g.reshape(len(one.length), -1, n) for g, n in zip(slopes, (i, 1))], -1))
+    G = torch.cat([g.reshape(one.layers, -1, n) for g, n in zip(slopes, (i, 1))], -1)
+    D = one.direction(G)
     for p, d in zip(parts, (D[..., :i], D[..., i:])):
         p.grad = d.reshape(p.shape)
+    return (D * G).sum()
 
 
-def _check(words: dict[str, Any]) -> None:
+def check(words: dict[str, Any]) -> None:
+    """Raise BadInput for options of `preconditioned` that cannot be right."""
     rho, eps, memory, refresh, momentum = (words[k] for k in OPTIONS)
     if not (isinstance(rho, int | float) and 0 < rho < math.inf):
         raise BadInput(f"rho={rho!r}: the weight of the penalty is a positive number; 1 to 20 is usual.")
     if not (isinstance(eps, int | float) and 0 <= eps < math.inf):
-        raise BadInput(f"eps={eps!r}: what is added to the statistics is no negative number; 0.1 to 1 is usual.")
+        raise BadInput(f"eps={eps!r}: what is added to the statistics is no negative number.")
     if not (0 <= memory < 1 and 0 <= momentum < 1):
         raise BadInput(f"memory={memory!r} and momentum={momentum!r} are numbers from 0 to below 1.")
     if not isinstance(refresh, int) or refresh < 1:
