@@ -211,12 +211,109 @@ def test_training_with_a_kinetic_cost_makes_paths_shorter_and_the_loss_is_still_
     assert short < 0.6 * long and paid.score["accuracy"] > 0.8 and plain.score["accuracy"] > 0.8
 
 
+def rays(sign: float = -1.0) -> on.Flow:
+    """Phi = sign |x|^2 / (2 (t + 2)); with -1 it solves d Phi/dt = |grad Phi|^2 / 2, and x goes on a ray from 0."""
+    field = on.fields.Descent(lambda t, x: sign * x.square().sum(1) / (2 * (t + 2)))
+    return on.Flow(field, "rk4", span=SPAN, steps=10)
+
+
+def test_a_solution_of_the_hamilton_jacobi_equation_costs_nothing_and_moves_on_straight_lines() -> None:
+    x = start()
+    assert float(costs.hjb(1.0)(rays(), (x, None))) < 1e-12
+    torch.testing.assert_close(rays()(x), x * 3.5 / 2, rtol=1e-5, atol=1e-5)
+    # the other sign: x (t + 2) = 2 x_0, the residual |x|^2 / (t + 2)^2
+    closed = float(x.square().sum(1).mean()) * 4 / 3 * (1 / 8 - 1 / 3.5**3)
+    assert float(costs.hjb(0.5)(rays(1.0), (x, None))) == pytest.approx(0.5 * closed, rel=2e-5)
+
+
+def test_the_hjb_cost_of_a_quadratic_potential_is_its_closed_form() -> None:
+    """Phi = |K x|^2 / 2, K = diag k: x_i = x_0i e^(-k_i^2 t), and int |K^2 x|^2 / 2 dt = k^2 x_0^2 (1 - e^...) / 4."""
+    k = torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64)
+    flow = on.Flow(on.fields.Parabolic(3, activation="identity"), "rk4", depth="shared", span=SPAN, steps=60).double()
+    with torch.no_grad():
+        flow.weights["K"].copy_(torch.diag(k)[None])
+    closed = (k**2 * start() ** 2 * (1 - torch.exp(-2 * k**2 * SPAN[1])) / 4).sum(1).mean()
+    assert float(costs.hjb(1.0)(flow, (start(), None)).detach()) == pytest.approx(float(closed), rel=3e-7)
+
+
+class _Bowl(nn.Module):
+    """w |x|^2 / 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w * x.square().sum(1) / 2
+
+
+def test_weights_that_vary_with_time_count_in_the_change_of_the_potential() -> None:
+    """w = 1 + t: x = x_0 e^(-(t + t^2/2)), and the residual is |x|^2 (1 - w^2) / 2."""
+    field = on.fields.Descent(_Bowl())
+    flow = on.Flow(field, "rk4", depth="piecewise_linear", span=SPAN, steps=3, substeps=5).double()
+    with torch.no_grad():
+        flow.weights["w"].copy_(1 + torch.tensor(flow.knots))
+    exact = scipy.integrate.quad(lambda t: ((1 + t) ** 2 - 1) / 2 * np.exp(-2 * t - t * t), *SPAN)[0]
+    found = float(costs.hjb(1.0)(flow, (start(), None)).detach())
+    assert found == pytest.approx(exact * float(start().square().sum(1).mean()), rel=1e-4)
+
+
+class _Potential(nn.Module):
+    """A perceptron of (t, x)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 1))
+
+    def forward(self, t: Any, x: Tensor) -> Tensor:
+        time = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x), 1)
+        return self.net(torch.cat((time, x), 1)).squeeze(-1)
+
+
+def test_the_field_of_a_potential_keeps_its_contract_and_has_the_same_gradient_by_every_method() -> None:
+    torch.manual_seed(0)
+    field, x = on.fields.Descent(_Potential()), torch.randn(5, 2)
+    assert "FAILS" not in str(on.testing.check_field(field, x))
+    found = []
+    for gradient in ("autograd", "checkpoint", "discrete"):
+        flow = on.Flow(field, "heun", depth="shared", span=(0.0, 1.0), steps=3, seed=0, gradient=gradient)
+        slopes = torch.autograd.grad(flow(x).square().sum(), list(flow.parameters()), materialize_grads=True)
+        found.append(torch.cat([slope.flatten() for slope in slopes]))
+    assert bool(found[0].any())
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])
+
+
+def test_a_learned_potential_that_pays_for_its_residual_has_straighter_paths() -> None:
+    """Points are to move along (-1, 1.5); |x''| is measured along the paths, which know no potential."""
+    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+
+    def trained(penalty: Any) -> tuple[float, float]:
+        torch.manual_seed(0)
+        flow = on.Flow(on.fields.Descent(_Potential()), "rk4", depth="shared", span=(0.0, 1.0), steps=1, seed=0)
+        fit = on.fit(
+            flow, (x, x * torch.tensor([-0.3, 1.5])), steps=40, lr=0.05, batch=40, holdout=0.0, penalty=penalty
+        )
+        return fit.history[-1]["loss"], float(costs.taylor(2, 1.0)(flow, (x, None)).detach())
+
+    (free, bent), (paid, straight) = trained(None), trained(costs.hjb(0.1))
+    assert straight < 0.7 * bent and max(free, paid) < 0.3
+
+
 @pytest.mark.parametrize(
     ("make", "error", "sentence"),
     [
         (lambda: costs.kinetic(-1.0), BadInput, "a number >= 0, got -1.0"),
         (lambda: costs.taylor(0), BadInput, "taylor takes the number of a derivative"),
         (lambda: costs.kinetic()(nn.Linear(3, 3), (start(), None)), BadInput, "this Linear has none"),
+        (lambda: costs.hjb(-1.0), BadInput, "a number >= 0, got -1.0"),
+        (lambda: costs.hjb()(nonlinear(), (start(), None)), Incompatible, "Free offers no potential Phi"),
+        (
+            lambda: costs.hjb()(on.Flow(on.fields.SecondOrder(3), "rk4", steps=1), (start().float(), None)),
+            Incompatible,
+            "FirstOrder offers no potential Phi",
+        ),
+        (lambda: on.Flow(on.fields.Descent(torch.Tensor.sin), steps=1)(start()), BadInput, "a potential gives one num"),
         (lambda: costs.running_cost(lambda t, x, theta, f: x)(linear(), (start(), None)), BadInput, "4 samples"),
         (lambda: costs.running_cost(lambda t, x, theta, f: 1.0)(linear(), (start(), None)), BadInput, "float"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -55,28 +56,46 @@ def test_weights_stay_in_the_set_and_the_loss_falls(name: str, method: str) -> N
     assert len(pairs) == {"modules": 2, "hamiltonian": 4}.get(name, 3)  # opening, kernels of the flow, head
     for weight, rows in pairs:
         for part in weight.detach().unbind(0) if rows else [weight.detach()]:
-            levels = (part * part.shape[1] ** 0.5).unique().tolist()
-            allowed = (-1, 0, 1) if method == "ternary_msa" else (-1, 1)
-            assert all(min(abs(v - s) for s in allowed) < 1e-6 for v in levels)
+            sizes = part.abs().unique().tolist()
+            assert len(sizes) == 1 if method == "binary_msa" else len(sizes) <= 2 and 0.0 in sizes
     if method == "ternary_msa":
         kept = sum(int(w.count_nonzero()) for w, _ in pairs) / sum(w.numel() for w, _ in pairs)
         assert fit.history[-1]["nonzero"] == pytest.approx(kept)
 
 
-def test_two_steps_are_those_written_by_hand() -> None:
-    """The average is the last gradient (alpha = 0), rho = 0.5: entries beyond half of the largest wrong one change."""
+def test_three_steps_are_those_written_by_hand() -> None:
+    """rho = 0.5: entries of the average beyond half of the largest wrong one change; meanwhile Adam moves log s."""
+    torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(3, 3, bias=False)).double()
-    x, y = data()
-    W = torch.where(model[0].weight >= 0, 1.0, -1.0).double().detach() / 3**0.5
-    for _ in range(2):
-        W.requires_grad_()
-        (g,) = torch.autograd.grad(nn.functional.cross_entropy(x.double() @ W.T, y), W)
-        W = W.detach()
-        wrong = (-g).sign() != W.sign()
-        bound = 0.5 * g.abs()[wrong].max() if bool(wrong.any()) else torch.inf
-        W = torch.where(g.abs() > bound, -g.sign() / 3**0.5, W)
-    on.fit(model, (x, y), "binary_msa", steps=2, batch=1000, holdout=0.0, rho=0.5, alpha=0.0, dtype=torch.float64)
-    torch.testing.assert_close(model[0].weight.detach(), W, rtol=1e-12, atol=1e-12)
+    (x, y), lr, m, v = data(), 0.2, 0.0, 0.0
+    signs = torch.where(model[0].weight >= 0, 1.0, -1.0).double().detach()
+    M, before, size = torch.zeros(3, 3).double(), signs, torch.tensor(-0.5 * math.log(3), dtype=torch.float64)
+    for k in (1, 2, 3):
+        size.requires_grad_()
+        W = size.exp() * signs
+        g, slope = torch.autograd.grad(nn.functional.cross_entropy(x.double() @ W.T, y), (W, size))
+        M = 0.6 * M - 0.4 * size.detach().exp() * g
+        wrong = M.sign() != signs
+        bound = 0.5 * M.abs()[wrong].max() if bool(wrong.any()) else torch.inf
+        signs = torch.where(M.abs() > bound, M.sign(), signs)
+        m, v = 0.9 * m + 0.1 * slope, 0.999 * v + 0.001 * slope**2
+        size = size.detach() - lr * (m / (1 - 0.9**k)) / ((v / (1 - 0.999**k)).sqrt() + 1e-8)
+    words = {"steps": 3, "batch": 1000, "holdout": 0.0, "rho": 0.5, "alpha": 0.6, "anneal": 1.0, "dtype": torch.float64}
+    on.fit(model, (x, y), "binary_msa", lr=lr, **words)
+    torch.testing.assert_close(model[0].weight.detach(), size.exp() * signs, rtol=1e-12, atol=1e-12)
+    assert not torch.equal(signs, before)
+
+
+def test_the_size_of_a_layer_is_trained_and_every_layer_of_a_flow_has_its_own() -> None:
+    """Logits -x and x of x = +-1 have the loss log(1 + e^-2), which signs alone cannot lower."""
+    model, x = nn.Sequential(nn.Linear(1, 2, bias=False)), torch.tensor([[-1.0], [1.0]])
+    fit = on.fit(model, (x, torch.tensor([0, 1])), "binary_msa", steps=30, lr=0.1, batch=2, holdout=0.0, alpha=0.0)
+    assert torch.equal(model[0].weight.sign().flatten(), torch.tensor([-1.0, 1.0]))
+    assert fit.history[-1]["loss"] < 0.1 * math.log1p(math.exp(-2))
+    flow = NETS["antisymmetric"]()
+    on.fit(flow, data(), "ternary_msa", steps=5, lr=5e-2, holdout=0.0)
+    sizes = {float(part.abs().max()) for p, rows in weights_of(flow) if rows for part in p.detach()}
+    assert len(sizes) == 3
 
 
 def test_more_sparsity_means_fewer_weights() -> None:
@@ -108,7 +127,7 @@ def test_other_weights_are_not_packed() -> None:
 
 @pytest.mark.parametrize(("words", "sentence"), [
     ({"rho": 2.0}, "rho=2.0: a number from 0 to 1"), ({"rho": 0}, "rho > 0 keeps entries"),
-    ({"alpha": 1}, "alpha < 1 lets it learn"), ({"weight_decay": 0.1}, "weights of fixed size have no decay"),
+    ({"alpha": 1}, "alpha < 1 lets it learn"), ({"weight_decay": 0.1}, "weights -s, 0 and s have no decay"),
     ({"sparse": 0.1}, "did you mean 'sparsity'"),
 ])  # fmt: skip
 def test_what_discrete_weights_cannot_be_given_is_one_sentence(words: dict[str, Any], sentence: str) -> None:

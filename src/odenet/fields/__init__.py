@@ -9,6 +9,7 @@ from .base import OFFERS, Field, FirstOrder
 from .constraints import Damped, Orthogonal, PositiveSemidefinite, Skew, SpectralCap, SpectralNorm, Unconstrained
 from .continuous import MLP, Driven, Newton
 from .coupling import Coupling
+from .descent import Descent
 from .diffusion import ReactionDiffusion
 from .hamiltonian import HamiltonianJ, SeparableHamiltonian
 from .layers import Antisymmetric, Free, Parabolic, SecondOrder
@@ -63,6 +64,7 @@ __all__ = [
     "Coupling",
     "Damped",
     "Dense",
+    "Descent",
     "Driven",
     "Field",
     "FirstOrder",

@@ -44,7 +44,7 @@ class Field(nn.Module, ABC):
         energy         energy(y, p) -> (B,)
         lipschitz      lipschitz_bound(p) -> scalar;     lognorm: lognorm_bound(p) -> scalar
         step           step_bound(h, p) -> scalar
-        potential      potential(y, p) -> (B,);          exact: exact(t, y0) -> state
+        potential      potential(y, p, t=0.0) -> (B,);   exact: exact(t, y0) -> state
     axis:        axis of features or channels; a separable state is split into halves along it
     statistics:  names in `init` that are never trained: running statistics, refreshed by `calibrate`, or fixed data
     dropout:     probability with which an entry of f is dropped for one knot interval in training

@@ -144,7 +144,7 @@ class Parabolic(Field):
     def forward(self, t: Time, y: State, p: Params) -> State:
         return -self.unit.transpose(self.unit(y, p, self.training), p)
 
-    def potential(self, y: State, p: Params) -> Tensor:
+    def potential(self, y: State, p: Params, t: Time = 0.0) -> Tensor:
         """Phi(y) = 1^T P(K y + b) with f = -grad Phi, shape (B,)."""
         self.require("potential")
         return self.unit.potential(y, p)
@@ -198,7 +198,7 @@ class SecondOrder(Field):
         """Why a recomputed evaluation would differ from the first one, or None."""
         return stateful(self.force)
 
-    def potential(self, y: State, p: Params) -> Tensor:
+    def potential(self, y: State, p: Params, t: Time = 0.0) -> Tensor:
         """Phi with y'' = -grad Phi."""
         self.require("potential")
-        return self.force.potential(y, p)  # type: ignore[operator]
+        return self.force.potential(y, p, t)  # type: ignore[operator]

@@ -96,6 +96,15 @@ class Rhs:
         """f - L y of a field with a linear part."""
         return self._part("nonlinear", t, y)
 
+    def potential(self, t: Time, y: State) -> Tensor:
+        """Phi of a field f = -grad Phi, (B,). Raises Incompatible for another one."""
+        if "potential" not in self.field.offers:
+            raise Incompatible(
+                f"{type(self.field).__name__} offers no potential Phi with f = -grad Phi; take fields.Parabolic(width) "
+                "or fields.Descent(Phi)."
+            )
+        return self.field.potential(y, self.weights(t), t)  # type: ignore[operator]
+
     def linear(self) -> Tensor:
         """L, (D, D), or (D,) where it is diagonal. Raises Incompatible where it varies in a step, or under a mask."""
         if self.mask is not None:

@@ -134,8 +134,11 @@ def _steps_that_fit(march: March, y0: State, theta: Params) -> int:
         return x
 
     piece = march.pieces(theta)[0] if theta else {}
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        march.rhs(0, piece)(march.knots[0], y0.detach().requires_grad_())
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            march.rhs(0, piece)(march.knots[0], y0.detach().requires_grad_())
+    except RuntimeError:  # fields that differentiate by torch.func refuse such hooks; other errors come up in the run
+        return 0
     state = y0.numel() * y0.element_size()
     return int(WHOLE / max(1, march.integrator.stages * (sum(sizes.values()) + 2 * state)))
 

@@ -8,6 +8,7 @@ rule on the cubic through both ends of the step, which is of order min(p, 4); me
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,8 +22,25 @@ from . import memory
 from .module import Flow
 from .record import Mark, Record
 
-# L(t, x, theta, f) -> (B,); theta are the effective weights at t, and f(t, x) is the right-hand side
+# L(t, x, theta, f) -> (B,); theta are the effective weights at t, and f(t, x) is the right-hand side, a `Velocity`
 Running = Callable[[Time, State, Params, Function], Tensor]
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """f(s, z) as a running cost sees it at (t, x), where its value may be `known`: it is not evaluated again there."""
+
+    rhs: Rhs
+    t: float
+    x: State
+    known: State | None
+
+    def __call__(self, s: Time, z: State) -> State:
+        return self.known if self.known is not None and z is self.x and s is self.t else self.rhs(s, z)
+
+    def potential(self, s: Time, z: State) -> Tensor:
+        """Phi with f = -grad Phi, (B,). Raises Incompatible for a field without."""
+        return self.rhs.potential(s, z)
 
 
 class Integral:
@@ -69,12 +87,8 @@ class Integral:
         return (first + 4 * inner + self._at(t + h, new, rhs, f_new)) / 6
 
     def _at(self, t: float, x: State, rhs: Rhs, known: State | None) -> Tensor:
-        """L at a point of the step; `known` is f there, so that L need not evaluate it again."""
-
-        def f(s: Time, z: State) -> State:
-            return known if known is not None and z is x and s is t else rhs(s, z)
-
-        value = self.running(t, x, rhs.weights(t), f)
+        """L at a point of the step; `known` is f there."""
+        value = self.running(t, x, rhs.weights(t), Velocity(rhs, t, x, known))
         if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
             given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise BadInput(

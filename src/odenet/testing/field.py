@@ -320,7 +320,8 @@ def _energy(m: Trial) -> float:
 
 
 def _potential(m: Trial) -> float:
-    return difference(-_gradient(lambda y: m.field.potential(y, m.p), m.y), m.f(m.y))  # type: ignore[operator]
+    f = m.field(0.0, m.y, m.p)  # the potential is that of t = 0 where it is not told the time
+    return difference(-_gradient(lambda y: m.field.potential(y, m.p), m.y), f)  # type: ignore[operator]
 
 
 def _gradient(scalar: Callable[[State], Tensor], y: State) -> Tensor:

@@ -112,10 +112,26 @@ def taylor(order: int = 2, weight: float = 0.01) -> RunningCost:
         raise BadInput(f"taylor takes the number of a derivative, 1, 2, 3, ..., got order={order!r}.")
 
     def running(t: Time, x: State, theta: Params, f: Function) -> Tensor:
-        time = torch.as_tensor(t, dtype=x.dtype, device=x.device)
-        with warnings.catch_warnings():  # the first call of forward mode warns about its own internals
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return _squares(_derivative(f, order)(time, x)) if order > 1 else _squares(f(t, x))
+        return _squares(_derivative(f, order)(_time(t, x), x)) if order > 1 else _squares(f(t, x))
+
+    return running_cost(running, weight)
+
+
+def hjb(weight: float = 0.01) -> RunningCost:
+    """weight E int |d Phi/dt - |grad Phi|^2 / 2| dt for a field f = -grad Phi: zero where Phi solves the equation of
+    Hamilton, Jacobi and Bellman, which optimal transport does, and then x'' = 0.
+
+    Choose it, beside `kinetic`, for potentials that are learned: paths that are straight under it can be followed in
+    few steps. A field offers `potential`, as fields.Descent(Phi) does; weights that vary with t count in d Phi/dt, but
+    not where they jump. Onken, Wu Fung, Li & Ruthotto 2021 (arXiv 2006.00104), eq. 7, whose L = int |f|^2 / 2 is half
+    of `kinetic`. Raises Incompatible for a field without a potential.
+    """
+
+    def running(t: Time, x: State, theta: Params, f: Function) -> Tensor:
+        phi: Function = f.potential  # type: ignore[attr-defined]
+        time = _time(t, x)
+        change = _along(lambda s: phi(s, x), (time,), (torch.ones_like(time),))
+        return (change - _squares(f(t, x)) / 2).abs()
 
     return running_cost(running, weight)
 
@@ -127,9 +143,20 @@ def _derivative(f: Function, order: int) -> Function:
     before = _derivative(f, order - 1)
 
     def along(t: Any, x: State) -> State:
-        return torch.func.jvp(before, (t, x), (torch.ones_like(t), f(t, x)))[1]
+        return _along(before, (t, x), (torch.ones_like(t), f(t, x)))
 
     return along
+
+
+def _along(g: Callable[..., Tensor], at: tuple[Tensor, ...], way: tuple[Tensor, ...]) -> Tensor:
+    """The derivative of g in a direction."""
+    with warnings.catch_warnings():  # the first call of forward mode warns about its own internals
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.func.jvp(g, at, way)[1]
+
+
+def _time(t: Time, x: State) -> Tensor:
+    return torch.as_tensor(t, dtype=x.dtype, device=x.device)
 
 
 def _squares(x: Tensor) -> Tensor:

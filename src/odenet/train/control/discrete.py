@@ -1,17 +1,18 @@
 """Weights of two or three values, chosen by the maximum principle: no derivative of a rounding is needed.
 
-A layer that is linear in W has the Hamiltonian H = <M, W> - lambda |W|_1 with M = -dJ/dW, so that over W in {-s, s} or
-{-s, 0, s} it is maximised entry by entry. M is averaged over the batches, and an entry changes only where the average
-says so clearly:
+A layer that is linear in W = s V has the Hamiltonian H = <M, V> - lambda |V|_1 with M = -dJ/dV, so that over V in
+{-1, 1} or {-1, 0, 1} it is maximised entry by entry. M is averaged over the batches, and an entry changes only where
+the average says so clearly:
 
-    M_bar <- alpha M_bar + (1 - alpha) M,       rho_k = rho max{|M_bar_ij| : sign M_bar_ij differs from sign W_ij}
-    binary:   W_ij = s sign M_bar_ij where |M_bar_ij| > rho_k, else as it was
-    ternary:  W_ij / s = argmax over w in {-1, 0, 1} of M_bar_ij w - lambda |w| - rho_k (w - W_ij / s)^2
+    M_bar <- alpha M_bar + (1 - alpha) M,       rho_k = rho max{|M_bar_ij| : sign M_bar_ij differs from V_ij}
+    binary:   V_ij = sign M_bar_ij where |M_bar_ij| > rho_k, else as it was
+    ternary:  V_ij = argmax over v in {-1, 0, 1} of M_bar_ij v - lambda |v| - rho_k (v - V_ij)^2
 
 Li & Hao (2018), An optimal control approach to deep learning and applications to discrete-weight neural networks, ICML,
-arXiv 1803.01299. Two things differ from it: lambda is in units of an average of max |M_bar|, because in absolute units
-the same number means no sparsity for one net and nothing but zeros for another; and the values are scaled by s, one
-over the root of the fan-in, so that nets without normalisation can be trained too.
+arXiv 1803.01299. Two things differ from it. lambda is in units of an average of max |M_bar|, because in absolute units
+the same number means no sparsity for one net and nothing but zeros for another. And s is one number for each layer,
+trained by gradient descent from one over the root of the fan-in: there, batch normalisation behind every layer takes
+care of the size, and nets without it cannot reach outputs large enough at a fixed one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import BadInput
-from ..methods import METHODS, Advance, Method, Run, total_of, trained
+from ..methods import METHODS, Advance, Method, Run, descending, trained
 
 MEMORY = 0.01  # of the average of max |M_bar|: long, so that what fades once the data are learned becomes zero
 OPTIONS = ("rho", "alpha", "anneal", "sparsity")
@@ -35,13 +36,15 @@ OPTIONS = ("rho", "alpha", "anneal", "sparsity")
 class Discrete:
     """One weight tensor of values -s, (0,) s, and what its changes are decided by.
 
-    rows: whether the first axis runs over the layers of a flow, each with a trust region of its own
+    rows:    whether the first axis runs over the layers of a flow, each with a trust region and a size of its own
+    size:    log s, trained by gradient descent, (parts, 1); signs, average (parts, entries), largest (parts, 1)
     """
 
     weight: nn.Parameter
-    scale: float
+    size: nn.Parameter
     ternary: bool
     rows: bool
+    signs: Tensor
     average: Tensor
     largest: Tensor
 
@@ -52,25 +55,30 @@ class Discrete:
         axes = weight.shape[1:] if rows else weight.shape
         scale = math.prod(axes[1:]) ** -0.5
         small = weight.abs().flatten().quantile(1 / 3) if ternary and weight.numel() < 2**24 else weight.new_zeros(())
-        signs = torch.where(weight >= 0, 1.0, -1.0).to(weight)
-        weight.copy_(scale * torch.where(weight.abs() < small, torch.zeros_like(signs), signs))
-        parts = len(weight) if rows else 1
-        return cls(weight, scale, ternary, rows, torch.zeros_like(weight), weight.new_zeros(parts))
+        signs = torch.where(weight >= 0, 1.0, -1.0).to(weight) * (weight.abs() >= small)
+        signs = signs.reshape(len(weight) if rows else 1, -1)
+        size = nn.Parameter(torch.full_like(signs[:, :1], math.log(scale)))
+        one = cls(weight, size, ternary, rows, signs, torch.zeros_like(signs), torch.zeros_like(size))
+        one.write()
+        return one
 
     @torch.no_grad()
-    def step(self, alpha: float, rho: float, sparsity: float) -> None:
-        """One update from the gradient of the batch."""
+    def choose(self, alpha: float, rho: float, sparsity: float) -> None:
+        """The signs from the gradient of the batch, which is handed on to the size: dJ / d log s = <dJ/dV, V>."""
         assert self.weight.grad is not None
-        self.average.mul_(alpha).sub_((1 - alpha) * self.weight.grad)
-        M, w = self._parts(self.average), self._parts(self.weight) / self.scale
-        wrong = M.sign() != w.round()
+        slope = self.size.exp() * self.weight.grad.reshape(self.signs.shape)
+        self.size.grad = (slope * self.signs).sum(1, keepdim=True)
+        M = self.average.mul_(alpha).sub_((1 - alpha) * slope)
+        wrong = M.sign() != self.signs
         bound = rho * torch.where(wrong, M.abs(), torch.zeros_like(M)).amax(1, keepdim=True)  # zero where none is wrong
-        self.largest.lerp_(M.abs().amax(1), MEMORY) if bool(self.largest.any()) else self.largest.copy_(M.abs().amax(1))
-        new = chosen(M, w.round(), bound, sparsity * self.largest[:, None], self.ternary)
-        self.weight.copy_((self.scale * new).view_as(self.weight))
+        largest = M.abs().amax(1, keepdim=True)
+        self.largest.lerp_(largest, MEMORY) if bool(self.largest.any()) else self.largest.copy_(largest)
+        self.signs = chosen(M, self.signs, bound, sparsity * self.largest, self.ternary)
 
-    def _parts(self, tensor: Tensor) -> Tensor:
-        return tensor.flatten(1) if self.rows else tensor.reshape(1, -1)
+    @torch.no_grad()
+    def write(self) -> None:
+        """s times the signs into the net."""
+        self.weight.copy_((self.size.exp() * self.signs).reshape(self.weight.shape))
 
 
 def chosen(M: Tensor, w: Tensor, rho: Tensor, penalty: Tensor, ternary: bool) -> Tensor:
@@ -104,36 +112,26 @@ def _discrete(ternary: bool, rho: float) -> Callable[[Run], Advance]:
         words = {"rho": rho, "alpha": 0.99, "anneal": 0.998, "sparsity": 0.2, **run.options}
         _check(words)
         if run.weight_decay:
-            raise BadInput("weights of fixed size have no decay; leave weight_decay out, or ask for sparsity.")
+            raise BadInput("weights -s, 0 and s have no decay; leave weight_decay out, or ask for sparsity.")
         pairs = matrices(run.net)
         mine = [Discrete.begun(p, ternary, rows) for p, rows in pairs]
         taken = {id(p) for p, _ in pairs}
-        rest = [p for p in parameters if id(p) not in taken]
-        adam = torch.optim.Adam(rest, lr=run.lr) if rest else None
-        schedule = run.schedule(adam) if run.schedule and adam else None
+        rest = [one.size for one in mine] + [p for p in parameters if id(p) not in taken]
         fresh = 1 - words["alpha"]
 
-        def advance(batch: Any) -> dict[str, Tensor]:
+        def choose() -> None:
             nonlocal fresh
-            run.net.zero_grad(set_to_none=True)
-            losses = run.losses(batch)
-            total = total_of(losses)
-            if torch.isfinite(total.detach()):
-                total.backward()
-                for one in mine:
-                    one.step(1 - fresh, words["rho"], words["sparsity"] if ternary else 0.0)
-                if adam is not None:
-                    if run.clip is not None:
-                        nn.utils.clip_grad_norm_(rest, run.clip)
-                    adam.step()
-                if schedule is not None:
-                    schedule.step()
-                fresh *= words["anneal"]
-                if ternary:
-                    run.notes["nonzero"] = nonzero(one.weight for one in mine)
-            return losses
+            for one in mine:
+                one.choose(1 - fresh, words["rho"], words["sparsity"] if ternary else 0.0)
+            fresh *= words["anneal"]
 
-        return advance
+        def write() -> None:
+            for one in mine:
+                one.write()
+            if ternary:
+                run.notes["nonzero"] = nonzero(one.weight for one in mine)
+
+        return descending(run, torch.optim.Adam(rest, lr=run.lr), choose, write)
 
     return begin
 
@@ -159,7 +157,7 @@ METHODS.register(
         _discrete(False, 0.9),
         batch=100,
         cite="Li & Hao (2018), arXiv 1803.01299",
-        when="Weights of one bit; best behind batch normalisation, lr= is of the scales and shifts.",
+        when="Weights of one bit; lr= is of their sizes and of what else there is, such as 1e-2 with a cosine.",
     ),
 )
 METHODS.register(

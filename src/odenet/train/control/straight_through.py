@@ -18,13 +18,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import BadInput
-from ..methods import METHODS, Advance, Method, Run, total_of, trained
+from ..methods import METHODS, Advance, Method, Run, descending, trained
 from .discrete import matrices, nonzero
 
 SHARE = 0.7  # of the mean size, below which a ternary weight is zero
@@ -80,31 +79,20 @@ def _straight_through(ternary: bool) -> Callable[[Run], Advance]:
         mine = [Rounded.begun(p, ternary, rows) for p, rows in matrices(run.net)]
         taken = {id(one.weight) for one in mine}
         moved = [one.real for one in mine] + [p for p in parameters if id(p) not in taken]
-        adam = torch.optim.Adam(moved, lr=run.lr)
-        schedule = run.schedule(adam) if run.schedule else None
         for one in mine:
             one.write()
 
-        def advance(batch: Any) -> dict[str, Tensor]:
-            run.net.zero_grad(set_to_none=True)
-            losses = run.losses(batch)
-            total = total_of(losses)
-            if torch.isfinite(total.detach()):
-                total.backward()
-                for one in mine:
-                    one.pull()
-                if run.clip is not None:
-                    nn.utils.clip_grad_norm_(moved, run.clip)
-                adam.step()
-                if schedule is not None:
-                    schedule.step()
-                for one in mine:
-                    one.write()
-                if ternary:
-                    run.notes["nonzero"] = nonzero(one.weight for one in mine)
-            return losses
+        def pull() -> None:
+            for one in mine:
+                one.pull()
 
-        return advance
+        def write() -> None:
+            for one in mine:
+                one.write()
+            if ternary:
+                run.notes["nonzero"] = nonzero(one.weight for one in mine)
+
+        return descending(run, torch.optim.Adam(moved, lr=run.lr), pull, write)
 
     return begin
 
