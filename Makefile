@@ -31,7 +31,7 @@ demo: $(STAMP)
 	$(BIN)/odenet pde burgers --seconds 45 --run demo-pde-$$(date +%Y%m%d-%H%M%S)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -56,8 +56,8 @@ def compare(path: Path, printed: list[str], tolerance: float | None) -> None:
         assert agrees(promise, line, tolerance), f"promised: {promise}\nprinted:  {line}"
 
 
-def test_there_are_seventeen_numbered_questions() -> None:
-    assert [int(path.name[:2]) for path in EXAMPLES] == list(range(1, 18))
+def test_there_are_eighteen_numbered_questions() -> None:
+    assert [int(path.name[:2]) for path in EXAMPLES] == list(range(1, 19))
     for path in EXAMPLES:
         assert re.fullmatch(rf"# {int(path.name[:2])}\. [A-Z].*\?", path.read_text().splitlines()[0])
 
