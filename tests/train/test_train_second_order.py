@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import pairwise
 from typing import Any
 
@@ -61,11 +60,11 @@ def by_hand(model: nn.Module, kind: str, decay: float) -> tuple[Tensor, Tensor]:
     return J.T @ slope.flatten() + decay * theta, J.T @ H @ J + decay * eye
 
 
-@pytest.mark.parametrize("solver", ["dense", "cg"])
+@pytest.mark.parametrize(("solver", "integrator"), [("dense", "euler"), ("cg", "euler"), ("cg", "implicit_midpoint")])
 @pytest.mark.parametrize("kind", DATA)
-def test_the_model_of_the_loss_has_the_curvature_of_the_formula(kind: str, solver: str) -> None:
+def test_the_model_of_the_loss_has_the_curvature_of_the_formula(kind: str, solver: str, integrator: str) -> None:
     data, out = DATA[kind]
-    (x, y), model = data(), net(out)
+    (x, y), model = data(), net(out, integrator=integrator)
     outputs = Outputs(model, list(model.parameters()), x)
     theta = outputs.theta()
     loss = (lambda z: F.cross_entropy(z, y)) if kind == "labels" else (lambda z: F.mse_loss(z, y))
@@ -206,7 +205,6 @@ def test_gradients_other_than_autograd_train_alike_or_are_named(gradient: str) -
         try:
             losses.append([r["loss"] for r in on.fit(model, labelled(), "gauss_newton", steps=3, holdout=0.0).history])
         except Incompatible as problem:
-            assert re.search("first derivative only|does not differentiate this net twice", str(problem))
-            assert re.search("gradient=.autograd.", str(problem))
+            assert "torch.func does not differentiate this net" in str(problem)
             return
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
