@@ -95,7 +95,7 @@ def test_nets_on_sequences_are_compared_on_classes_and_on_real_targets(
 def test_a_pair_that_does_not_fit_is_left_out_with_its_reason_if_the_net_has_another() -> None:
     units, notes = run.units(Experiment.from_dict({**TINY, "nets": ("resnet",), "integrators": ("verlet", "rk4")}))
     assert [u["key"] for u in units] == ["resnet/rk4"]
-    assert notes[0].startswith("resnet was left out of this pair: 'verlet' needs a separable field")
+    assert notes[0].startswith("resnet under verlet was left out: 'verlet' needs a separable field")
 
 
 @pytest.mark.parametrize("files", [(), ("a.bin",)])

@@ -70,7 +70,7 @@ def _of_net(net: str, experiment: Experiment, sample: Dataset, notes: list[str])
         "batch": experiment.batch,
     }
     found: list[Unit] = []
-    refusals: list[BadInput] = []
+    refusals: list[tuple[str, BadInput]] = []
     for scheme in schemes(net, experiment.integrators):
         unit = {"task": "cell", "key": f"{net}/{scheme}", "net": net, "integrator": scheme, **words}
         try:
@@ -79,10 +79,15 @@ def _of_net(net: str, experiment: Experiment, sample: Dataset, notes: list[str])
         except BadInput as problem:
             if not isinstance(problem, Incompatible) and experiment.nets != ALL:
                 raise
-            refusals.append(problem)
+            refusals.append((scheme, problem))
     if not found and experiment.nets != ALL:
-        raise refusals[0]
-    notes += [f"{net} was left out of this pair: {problem}" for problem in refusals]
+        raise refusals[0][1]
+    under: dict[str, list[str]] = {}
+    for scheme, refusal in refusals:
+        under.setdefault(str(refusal), []).append(scheme)
+    for sentence, names in under.items():
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        notes.append(f"{net} under {shown} was left out: {sentence}")
     return found
 
 
