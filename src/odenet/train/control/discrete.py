@@ -18,7 +18,7 @@ care of the size, and nets without it cannot reach outputs large enough at a fix
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,18 @@ def matrices(net: nn.Module) -> list[tuple[nn.Parameter, bool]]:
     raise BadInput(f"{type(net).__name__} has no matrix or kernel whose entries could be discrete.")
 
 
+def written(run: Run, mine: Sequence[Any], ternary: bool) -> Callable[[], None]:
+    """What writes the values of `mine` into the net after a step, and notes the share of those that are not zero."""
+
+    def write() -> None:
+        for one in mine:
+            one.write()
+        if ternary:
+            run.notes["nonzero"] = nonzero(one.weight for one in mine)
+
+    return write
+
+
 def _discrete(ternary: bool, rho: float) -> Callable[[Run], Advance]:
     def begin(run: Run) -> Advance:
         parameters = trained(run, OPTIONS if ternary else OPTIONS[:3])
@@ -125,13 +137,7 @@ def _discrete(ternary: bool, rho: float) -> Callable[[Run], Advance]:
                 one.choose(1 - fresh, words["rho"], words["sparsity"] if ternary else 0.0)
             fresh *= words["anneal"]
 
-        def write() -> None:
-            for one in mine:
-                one.write()
-            if ternary:
-                run.notes["nonzero"] = nonzero(one.weight for one in mine)
-
-        return descending(run, torch.optim.Adam(rest, lr=run.lr), choose, write)
+        return descending(run, torch.optim.Adam(rest, lr=run.lr), choose, written(run, mine, ternary))
 
     return begin
 

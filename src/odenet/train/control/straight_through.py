@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ...errors import BadInput
 from ..methods import METHODS, Advance, Method, Run, descending, trained
-from .discrete import matrices, nonzero
+from .discrete import matrices, written
 
 SHARE = 0.7  # of the mean size, below which a ternary weight is zero
 
@@ -86,13 +86,7 @@ def _straight_through(ternary: bool) -> Callable[[Run], Advance]:
             for one in mine:
                 one.pull()
 
-        def write() -> None:
-            for one in mine:
-                one.write()
-            if ternary:
-                run.notes["nonzero"] = nonzero(one.weight for one in mine)
-
-        return descending(run, torch.optim.Adam(moved, lr=run.lr), pull, write)
+        return descending(run, torch.optim.Adam(moved, lr=run.lr), pull, written(run, mine, ternary))
 
     return begin
 
